@@ -1,0 +1,91 @@
+"""Batches of decoded images; the same for any number of threads, workers and hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol, TypedDict
+
+import grain
+import numpy as np
+
+from input_pipeline.images import decode, resize
+from input_pipeline.index import Index
+
+
+class Batch(TypedDict):
+    """image u8[b h w 3]; identity i32[b], as labels 0 .. k-1; camera i32[b]; modality i32[b]."""
+
+    image: np.ndarray
+    identity: np.ndarray
+    camera: np.ndarray
+    modality: np.ndarray
+
+
+class Images(Protocol):
+    """Encoded image files by index row: `input_pipeline.images.Folder` or `input_pipeline.records.Packed`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> bytes: ...
+
+
+class Decoded:
+    """Random access to the decoded, resized records of the given rows, in their order."""
+
+    def __init__(self, images: Images, index: Index, rows: np.ndarray, height: int, width: int):
+        self._images, self._index, self._rows = images, index, rows.reshape(-1)
+        self._labels, self._size = index.labels(), (height, width)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, position) -> dict[str, np.ndarray]:
+        row = int(self._rows[int(position)])
+        name = str(self._index.path[row])
+        return {
+            "image": resize(decode(self._images[row], name), *self._size),
+            "identity": self._labels[row],
+            "camera": self._index.camera[row],
+            "modality": self._index.modality[row],
+        }
+
+
+def _read(source: Decoded, batch: int, threads: int, workers: int, drop_remainder: bool) -> Iterator[Batch]:
+    """Whole batches are made before work is divided, so workers never mix the rows of two batches."""
+    data = grain.MapDataset.source(source).batch(batch, drop_remainder=drop_remainder)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
+    data = data.to_iter_dataset(options)
+    if workers:
+        data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+    return iter(data)
+
+
+def train_batches(
+    images: Images,
+    index: Index,
+    rows: np.ndarray,
+    *,
+    height: int,
+    width: int,
+    threads: int = 8,
+    workers: int = 0,
+    host: int = 0,
+    hosts: int = 1,
+) -> Iterator[Batch]:
+    """The batches of a plan's rows i32[steps b]; a run resumed at step s passes rows[s:].
+
+    Host h of n reads columns h b/n .. (h+1) b/n of each batch. Raises ValueError if hosts does not divide b.
+    """
+    if rows.shape[1] % hosts:
+        raise ValueError(f"a batch of {rows.shape[1]} images cannot be divided evenly among {hosts} hosts")
+    share = rows.shape[1] // hosts
+    mine = rows[:, host * share : (host + 1) * share]
+    return _read(Decoded(images, index, mine, height, width), share, threads, workers, True)
+
+
+def eval_batches(
+    images: Images, index: Index, *, height: int, width: int, batch: int, threads: int = 8, workers: int = 0
+) -> Iterator[Batch]:
+    """Every image once, in index order; the last batch may be smaller."""
+    source = Decoded(images, index, np.arange(len(index)), height, width)
+    return _read(source, batch, threads, workers, False)

@@ -1,0 +1,30 @@
+"""Plain distances between query and gallery."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """Rows scaled to length 1; a row of zeros stays."""
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def dot(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
+    """Inner products of all pairs of rows, in full float32: TF32 or bf16 would change rankings."""
+    return jnp.matmul(a, b.T, precision="highest")
+
+
+@jax.jit
+def cosine(query: Float[Array, "q d"], gallery: Float[Array, "g d"]) -> Float[Array, "q g"]:
+    """1 - cosine similarity, in [0, 2]; features of any scale (Eq. 8)."""
+    return 1 - dot(unit(query), unit(gallery))
+
+
+@jax.jit
+def euclidean(query: Float[Array, "q d"], gallery: Float[Array, "g d"]) -> Float[Array, "q g"]:
+    """Euclidean distance of the rows as they are, not normalised."""
+    squared = jnp.square(query).sum(1)[:, None] + jnp.square(gallery).sum(1)[None] - 2 * dot(query, gallery)
+    return jnp.sqrt(jnp.maximum(squared, 0))

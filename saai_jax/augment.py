@@ -1,0 +1,96 @@
+"""Augmentation of uint8 images inside the jitted step; every draw is a function of a key, none is state."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import random
+from jaxtyping import Array, Float, Key, UInt8
+
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as torchvision's weights expect
+STD = (0.229, 0.224, 0.225)
+LUMINANCE = (0.299, 0.587, 0.114)
+Grayscale = Literal["channel", "luminance"]
+
+
+def normalise(image: Float[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
+    """Intensities in [0, 1] to zero mean and unit variance over ImageNet."""
+    return (image - jnp.asarray(MEAN)) / jnp.asarray(STD)
+
+
+def flip(key: Key[Array, ""], image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+    """Left and right exchanged with probability one half."""
+    return jnp.where(random.bernoulli(key), image[:, ::-1], image)
+
+
+def pad_crop(key: Key[Array, ""], image: Float[Array, "h w c"], pad: int) -> Float[Array, "h w c"]:
+    """Mirrored on every side by `pad` pixels (edge included), then cut back to its size at a random place."""
+    padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="symmetric")
+    top, left = random.randint(key, (2,), 0, 2 * pad + 1)
+    return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+
+
+def grayscale(
+    key: Key[Array, ""], image: Float[Array, "h w 3"], *, kind: Grayscale = "channel"
+) -> Float[Array, "h w 3"]:
+    """With probability 3/11 the image without colour.
+
+    "channel" (released): one channel, drawn evenly, stands for all three. "luminance" (paper, "random grayscale"):
+    their weighted sum; the paper gives no probability, so the released one serves.
+    """
+    draw = random.randint(key, (), 0, 11)
+    if kind == "channel":
+        single = image[..., jnp.minimum(draw, 2)]
+    else:
+        single = image @ jnp.asarray(LUMINANCE)
+    return jnp.where(draw < 3, single[..., None], image)
+
+
+def erase(
+    key: Key[Array, ""],
+    image: Float[Array, "h w c"],
+    *,
+    probability: float = 0.5,
+    area: tuple[float, float] = (0.02, 0.33),
+    aspect: tuple[float, float] = (0.3, 3.3),
+    tries: int = 10,
+) -> Float[Array, "h w c"]:
+    """With the given probability a random rectangle is filled with standard normal noise.
+
+    area: share of the image, uniform; aspect: height over width, log-uniform. The first of `tries` rectangles that
+    fits is used; if none fits the image stays.
+    """
+    h, w, _ = image.shape
+    k_apply, k_area, k_aspect, k_place, k_noise = random.split(key, 5)
+    size = h * w * random.uniform(k_area, (tries,), minval=area[0], maxval=area[1])
+    ratio = jnp.exp(random.uniform(k_aspect, (tries,), minval=jnp.log(aspect[0]), maxval=jnp.log(aspect[1])))
+    heights, widths = jnp.round(jnp.sqrt(size * ratio)), jnp.round(jnp.sqrt(size / ratio))
+    fits = (heights < h) & (widths < w)
+    chosen = jnp.argmax(fits)
+    eh, ew = heights[chosen], widths[chosen]
+    y, x = random.uniform(k_place, (2,))
+    top, left = jnp.floor(y * (h - eh + 1)), jnp.floor(x * (w - ew + 1))
+    rows, columns = jnp.arange(h)[:, None], jnp.arange(w)[None]
+    inside = (rows >= top) & (rows < top + eh) & (columns >= left) & (columns < left + ew)
+    inside &= fits.any() & random.bernoulli(k_apply, probability)
+    return jnp.where(inside[..., None], random.normal(k_noise, image.shape, image.dtype), image)
+
+
+def augment(
+    key: Key[Array, ""],
+    image: UInt8[Array, "b h w 3"],
+    *,
+    pad: int = 10,
+    erasing: float = 0.5,
+    kind: Grayscale = "channel",
+) -> Float[Array, "b h w 3"]:
+    """Flip, symmetric pad and crop, grayscale, normalise, random erasing: the released order, a key for each image."""
+
+    def one(key, x):
+        k_flip, k_crop, k_gray, k_erase = random.split(key, 4)
+        x = pad_crop(k_crop, flip(k_flip, x.astype(jnp.float32) / 255), pad)
+        return erase(k_erase, normalise(grayscale(k_gray, x, kind=kind)), probability=erasing)
+
+    return jax.vmap(one)(random.split(key, len(image)), image)

@@ -1,0 +1,76 @@
+"""From a model to embeddings, and from embeddings to the scores of a protocol's trials."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, UInt8
+
+from saai_jax.augment import LUMINANCE, normalise
+from saai_jax.metrics import cmc, rank_metrics
+
+Distance = Callable[[Float[Array, "q d"], Float[Array, "g d"]], Float[Array, "q g"]]
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def embed(
+    model: nn.Module, variables: dict, image: UInt8[Array, "b h w 3"], modality: Int[Array, "b"]
+) -> tuple[Float[Array, "b d"], Float[Array, "b p n"]]:
+    """Retrieval features (after the neck, by each image's own modality) and part attentions of a batch."""
+    output = model.apply(variables, normalise(image.astype(jnp.float32) / 255), modality, train=False)
+    return output.embedding, output.attention
+
+
+def extract(model: nn.Module, variables: dict, batches: Iterable[dict[str, np.ndarray]]) -> Float[np.ndarray, "n d"]:
+    """Retrieval features of all images, in the order of the batches."""
+    return np.concatenate([np.asarray(embed(model, variables, b["image"], b["modality"])[0]) for b in batches])
+
+
+def pixels(batches: Iterable[dict[str, np.ndarray]]) -> Float[np.ndarray, "n d"]:
+    """Each image's luminance with its mean removed: what nearest neighbour without learning goes by."""
+    rows = []
+    for batch in batches:
+        gray = (batch["image"].astype(np.float32) / 255) @ np.asarray(LUMINANCE, np.float32)
+        gray = gray.reshape(len(gray), -1)
+        rows.append(gray - gray.mean(1, keepdims=True))
+    return np.concatenate(rows)
+
+
+def score_trials(
+    embedding: Float[np.ndarray, "n d"],
+    identity: Int[np.ndarray, "n"],
+    camera: Int[np.ndarray, "n"],
+    trials: Sequence[tuple[np.ndarray, np.ndarray]],
+    valid: Callable[..., np.ndarray],
+    distance: Distance,
+    *,
+    unique_identities: bool,
+) -> list[dict[str, Any]]:
+    """One dict of a trial: rank1, rank5, rank10, rank20, map, minp in percent; queries and gallery in images.
+
+    trials: (query rows, gallery rows) of the arrays. valid: the protocol's rule, see `input_pipeline.index.Setting`.
+    unique_identities: the CMC counts identities, not images. Queries without a true match are left out of the means.
+    """
+    scores = []
+    for query, gallery in trials:
+        skip_free = valid(identity[query], camera[query], identity[gallery], camera[gallery])
+        matrix = distance(jnp.asarray(embedding[query]), jnp.asarray(embedding[gallery]))
+        result = rank_metrics(matrix, identity[query], identity[gallery], skip_free)
+        curve = cmc(result.identity_rank if unique_identities else result.rank, 20)
+        n = result.matched.sum()
+        scores.append(
+            {f"rank{k}": 100 * float(curve[k - 1]) for k in (1, 5, 10, 20)}
+            | {
+                "map": 100 * float(result.average_precision.sum() / n),
+                "minp": 100 * float(result.inverse_negative_penalty.sum() / n),
+                "queries": int(n),
+                "gallery": len(gallery),
+            }
+        )
+    return scores

@@ -1,0 +1,104 @@
+"""What SAAI adds to a backbone: semantic parts from shared prototypes, and a neck for each modality."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+
+def safl(
+    x: Float[Array, "b h w c"],
+    prototypes: Float[Array, "p c"],
+    position: Float[Array, "n c"],
+    *,
+    aggregate_position: bool = False,
+) -> tuple[Float[Array, "b p c"], Float[Array, "b p n"]]:
+    """Semantic part features and the similarity of every position to every prototype (Eq. 1 and 2).
+
+    n = h w, row-major. The similarity is before the sigmoid; its sigmoid is the attention of a part, in [0, 1].
+    The paper aggregates the pixel features with their position embedding (aggregate_position=True), the released
+    code without.
+    """
+    b, h, w, c = x.shape
+    pixels = x.reshape(b, h * w, c)
+    placed = pixels + position.astype(x.dtype)
+    similarity = jnp.einsum("pc,bnc->bpn", prototypes.astype(x.dtype), placed, preferred_element_type=jnp.float32)
+    attention = nn.sigmoid(similarity).astype(x.dtype)
+    parts = jnp.einsum("bpn,bnc->bpc", attention, placed if aggregate_position else pixels) / (h * w)
+    return parts, similarity
+
+
+def stripes(x: Float[Array, "b h w c"], parts: int) -> Float[Array, "b p c"]:
+    """Average of each of `parts` horizontal stripes of equal height (the baseline of Table 3).
+
+    Where h is not a multiple of parts the stripes overlap by a row, as in adaptive average pooling.
+    """
+    h = x.shape[1]
+    edges = [(i * h // parts, -(-(i + 1) * h // parts)) for i in range(parts)]
+    return jnp.stack([x[:, top:bottom].mean((1, 2)) for top, bottom in edges], 1)
+
+
+def modality_batch_norm(
+    x: Float[Array, "b d"],
+    modality: Int[Array, "b"],
+    scale: Float[Array, "m d"],
+    mean: Float[Array, "m d"],
+    var: Float[Array, "m d"],
+    *,
+    train: bool,
+    momentum: float = 0.9,
+    eps: float = 1e-5,
+) -> tuple[Float[Array, "b d"], tuple[Float[Array, "m d"], Float[Array, "m d"]]]:
+    """Batch normalisation with statistics and scale of each row's modality, without bias, and the next statistics.
+
+    The running variance is unbiased, as in PyTorch. A modality with fewer than two rows has no variance: it keeps
+    its statistics. Any mix of modalities is one program: the sums are masked, nothing is indexed by a condition.
+    """
+    if not train:
+        return (x - mean[modality]) * (jax.lax.rsqrt(var + eps) * scale)[modality], (mean, var)
+    member = jax.nn.one_hot(modality, len(scale), dtype=x.dtype)
+    n = member.sum(0)[:, None]
+    dot = lambda a, b: jnp.matmul(a.T, b, precision="highest")  # noqa: E731  sums, not a product to round
+    batch_mean = dot(member, x) / jnp.maximum(n, 1)
+    centred = x - batch_mean[modality]
+    batch_var = dot(member, jnp.square(centred)) / jnp.maximum(n, 1)
+    keep = jnp.where(n > 1, momentum, 1.0)
+    running = (
+        keep * mean + (1 - keep) * batch_mean,
+        keep * var + (1 - keep) * batch_var * n / jnp.maximum(n - 1, 1),
+    )
+    return centred * (jax.lax.rsqrt(batch_var + eps) * scale)[modality], running
+
+
+class Safl(nn.Module):
+    """Prototypes and position embedding of `safl`; the number of positions is that of the feature map."""
+
+    parts: int
+    aggregate_position: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b p c"], Float[Array, "b p n"]]:
+        _, h, w, c = x.shape
+        init = nn.initializers.normal((2 / c) ** 0.5)  # kaiming-normal with c inputs, as released
+        prototypes = self.param("prototypes", init, (self.parts, c))
+        position = self.param("position", init, (h * w, c))
+        return safl(x, prototypes, position, aggregate_position=self.aggregate_position)
+
+
+class ModalityBatchNorm(nn.Module):
+    """Scale and running statistics of `modality_batch_norm`: the dual-branch BNNeck (Section 3.2)."""
+
+    modalities: int = 2
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b d"], modality: Int[Array, "b"], *, train: bool) -> Float[Array, "b d"]:
+        shape = (self.modalities, x.shape[-1])
+        scale = self.param("scale", nn.initializers.ones, shape)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        var = self.variable("batch_stats", "var", jnp.ones, shape)
+        y, running = modality_batch_norm(x, modality, scale, mean.value, var.value, train=train)
+        if train and not self.is_initializing():
+            mean.value, var.value = running
+        return y

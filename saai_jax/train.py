@@ -1,0 +1,183 @@
+"""One training step as a pure function, and the loop that repeats it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key
+
+from saai_jax import losses
+from saai_jax.augment import Grayscale, augment
+from saai_jax.checkpoint import Checkpoints
+from saai_jax.log import MetricsLog, progress
+from saai_jax.models.saai import teacher_logits
+from saai_jax.state import TrainState, adam_l2
+
+
+class Recipe(NamedTuple):
+    """The numbers and switches of a step; the defaults are the released ones, in units of the loss or of pixels."""
+
+    separation: float = 1.0
+    diversity: float = 0.25
+    rho1: float = 0.01
+    rho2: float = 0.7
+    diversity_variant: losses.Variant = "released"
+    mutual_variant: losses.Variant = "released"
+    weight_decay: float = 5e-4
+    pad: int = 10
+    erasing: float = 0.5
+    grayscale: Grayscale = "channel"
+
+
+def learning_rate(
+    epoch: Int[np.ndarray, "s"], *, base: float, warmup: int, milestones: tuple[int, ...], decay: float
+) -> Float[np.ndarray, "s"]:
+    """Rate of each step by its epoch (from 0): linear warm-up over `warmup` epochs, then a factor at each milestone."""
+    warm = np.minimum((epoch + 1) / max(warmup, 1), 1)
+    return base * warm * decay ** np.searchsorted(np.asarray(milestones), epoch, side="right")
+
+
+def teacher_rate(epoch: Int[np.ndarray, "s"], *, base: float) -> Float[np.ndarray, "s"]:
+    """How far the mean classifiers move to their classifiers at each step: min(100 / (e + 2), 1) base, epoch from 0."""
+    return base * np.minimum(100 / (epoch + 2), 1)
+
+
+def loss_terms(
+    params: dict,
+    batch_stats: dict,
+    teacher: dict[str, Float[Array, "d k"]],
+    image: Float[Array, "b h w 3"],
+    identity: Int[Array, "b"],
+    modality: Int[Array, "b"],
+    *,
+    model: nn.Module,
+    recipe: Recipe,
+) -> tuple[Float[Array, ""], tuple[dict[str, Float[Array, ""]], dict]]:
+    """Total loss (Eq. 11), and its unweighted terms with the next running statistics; training mode."""
+    output, updated = model.apply(
+        {"params": params, "batch_stats": batch_stats}, image, modality, train=True, mutable=["batch_stats"]
+    )
+    own = jnp.where((modality == 0)[:, None], output.visible, output.infrared)
+    other_mean = teacher_logits(output.embedding, modality, teacher)
+    terms = {
+        "shared": losses.shared_identity(output.shared, identity),
+        "specific": losses.specific_identity(own, identity, modality),
+        "mutual": losses.mutual_identity(own, other_mean, modality, variant=recipe.mutual_variant),
+        "separation": losses.centre_separation(output.feature, identity, rho1=recipe.rho1, rho2=recipe.rho2),
+        "diversity": losses.part_diversity(output.similarity, variant=recipe.diversity_variant),
+    }
+    total = (
+        terms["shared"]
+        + terms["specific"]
+        + terms["mutual"]
+        + recipe.separation * terms["separation"]
+        + recipe.diversity * terms["diversity"]
+    )
+    return total, (terms, updated["batch_stats"])
+
+
+def update(
+    state: TrainState,
+    image: Float[Array, "b h w 3"],
+    identity: Int[Array, "b"],
+    modality: Int[Array, "b"],
+    rate: Float[Array, ""],
+    follow: Float[Array, ""],
+    *,
+    model: nn.Module,
+    recipe: Recipe,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """One optimiser step on normalised images; rate and follow are the learning and the teacher rate.
+
+    The teachers move before they are used and before the classifiers do, as released.
+    """
+    teacher = {
+        name: (1 - follow) * mean + follow * state.params[f"{name}_classifier"]["kernel"]
+        for name, mean in state.teacher.items()
+    }
+    gradient_of = jax.value_and_grad(loss_terms, has_aux=True)
+    (loss, (terms, batch_stats)), gradient = gradient_of(
+        state.params, state.batch_stats, teacher, image, identity, modality, model=model, recipe=recipe
+    )
+    direction, opt_state = adam_l2(recipe.weight_decay).update(gradient, state.opt_state, state.params)
+    params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
+    metrics = {"loss": loss, **terms, "gradient_norm": optax.global_norm(gradient)}
+    return TrainState(state.step + 1, params, batch_stats, teacher, opt_state), metrics
+
+
+@functools.partial(jax.jit, static_argnames=("model", "recipe"), donate_argnames="state")
+def train_step(
+    state: TrainState,
+    batch: dict[str, Array],
+    rate: Float[Array, ""],
+    follow: Float[Array, ""],
+    key: Key[Array, ""],
+    *,
+    model: nn.Module,
+    recipe: Recipe,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """Augments a batch of uint8 images, with draws that depend on the step alone, and updates the state."""
+    image = augment(
+        jax.random.fold_in(key, state.step),
+        batch["image"],
+        pad=recipe.pad,
+        erasing=recipe.erasing,
+        kind=recipe.grayscale,
+    )
+    return update(state, image, batch["identity"], batch["modality"], rate, follow, model=model, recipe=recipe)
+
+
+def fit(
+    state: TrainState,
+    batches: Iterable[dict[str, np.ndarray]],
+    epoch: Int[np.ndarray, "s"],
+    rate: Float[np.ndarray, "s"],
+    follow: Float[np.ndarray, "s"],
+    *,
+    model: nn.Module,
+    recipe: Recipe,
+    seed: int,
+    checkpoints: Checkpoints,
+    log: MetricsLog,
+    log_every: int,
+    save_every: int,
+    validate: Callable[[dict], dict[str, float]] | None,
+    validate_every: int,
+) -> TrainState:
+    """Trains from state.step to the end of the plan and returns the last state.
+
+    epoch, rate, follow: of every step of the whole run; batches: those from state.step on. At the end of every
+    `validate_every`-th epoch `validate` scores the variables, and of every `save_every`-th the state is saved; at
+    the last step both are done. Raises FloatingPointError when a logged loss is not finite.
+    """
+    steps, start = len(epoch), int(state.step)
+    key = jax.random.key(seed)
+    bar = progress(batches, total=steps, description="train", initial=start)
+    for step, batch in enumerate(bar, start + 1):
+        e = int(epoch[step - 1])
+        state, metrics = train_step(state, batch, rate[step - 1], follow[step - 1], key, model=model, recipe=recipe)
+        epoch_ends = step == steps or epoch[step] != e
+        if step % log_every == 0 or epoch_ends:
+            values = {name: float(value) for name, value in metrics.items()}
+            if not np.isfinite(values["loss"]):
+                raise FloatingPointError(f"the loss of step {step} is {values['loss']}: {values}")
+            log.write(step, "train", epoch=e, **values, learning_rate=float(rate[step - 1]))
+        if not epoch_ends:
+            continue
+        scores = {}
+        if validate and ((e + 1) % validate_every == 0 or step == steps):
+            scores = validate({"params": state.params, "batch_stats": state.batch_stats})
+            log.write(step, "validation", epoch=e, **scores)
+            logging.info("epoch %d: loss %.3f, validation %s", e + 1, float(metrics["loss"]), scores)
+        if (e + 1) % save_every == 0 or step == steps:
+            checkpoints.save(step, state, scores)
+    checkpoints.wait()
+    return state
