@@ -10,42 +10,30 @@ import pickle
 import pickletools
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 
 class WeightsError(Exception):
-    """A checkpoint cannot be read, or does not fit the model; the message names every file, symbol or tensor at fault."""
+    """A checkpoint cannot be read or does not fit the model; the message names the symbols and tensors at fault."""
 
-
-# --- reading ---
 
 LEGACY = """not a zip-format torch file. If PyTorch can read it, convert it once, where torch is installed:
   python -c "import torch; torch.save(torch.load('{0}', map_location='cpu', weights_only=True), '{0}.zip.pth')\""""
 
-DTYPES = {
-    "DoubleStorage": "<f8",
-    "FloatStorage": "<f4",
-    "HalfStorage": "<f2",
-    "BFloat16Storage": "<u2",  # numpy has no bfloat16: widened to float32 below
-    "LongStorage": "<i8",
-    "IntStorage": "<i4",
-    "ShortStorage": "<i2",
-    "CharStorage": "|i1",
-    "ByteStorage": "|u1",
-    "BoolStorage": "|u1",
-}
+DTYPES = dict(Double="<f8", Float="<f4", Half="<f2", Long="<i8", Int="<i4", Short="<i2", Char="i1", Byte="u1")
+DTYPES |= dict(BFloat16="<u2", Bool="u1")  # numpy has no bfloat16, and a byte above 1 is no bool: converted once read
 
 # What torch.save writes for a state dict. The rest of the pickle language only serves other objects and attacks:
 # some opcodes allocate whatever size they are told.
-OPCODES = frozenset(
-    "PROTO FRAME STOP MARK MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID REDUCE BUILD "
-    "EMPTY_DICT SETITEM SETITEMS EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
-    "NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE".split()
-)
+OPCODES = """
+    PROTO FRAME STOP MARK MEMOIZE BINPUT BINGET LONG_BINPUT LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID REDUCE NEWOBJ
+    BUILD EMPTY_DICT SETITEM SETITEMS EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
+    NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE
+"""
 MAX_TUPLES = 20_000  # four a tensor; hashing tuples nested 300,000 deep overflows the C stack and kills the process
 
 
@@ -56,12 +44,6 @@ class _Dict(dict):
 
     def __setstate__(self, state):
         pass
-
-
-class _Storage(NamedTuple):
-    kind: Any
-    key: Any
-    length: Any
 
 
 class _Tensor:
@@ -89,14 +71,12 @@ class _Unpickler(pickle.Unpickler):
             return _Tensor
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return _Parameter
-        if module == "torch" and name in DTYPES:
-            return name
+        if module == "torch" and name.removesuffix("Storage") in DTYPES:
+            return name.removesuffix("Storage")
         raise WeightsError(f"refused symbol {f'{module}.{name}'!r}: only tensors are read; save model.state_dict()")
 
     def persistent_load(self, pid):
-        if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"):
-            raise WeightsError("refused persistent id: not a storage")
-        return _Storage(pid[1], pid[2], pid[4])
+        return pid  # ('storage', type, key, device, length), looked at in _array
 
 
 def read_pth(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -105,7 +85,6 @@ def read_pth(path: str | os.PathLike) -> dict[str, np.ndarray]:
     {'state_dict': ...} and {'model': ...} are unwrapped, a 'module.' prefix is dropped. Runs no code from the file.
     Raises WeightsError for anything else than tensors, any damage, and files older than torch 1.6's zip format.
     """
-    path = os.fspath(path)
     try:
         with open(path, "rb") as file:
             if not zipfile.is_zipfile(file):
@@ -145,105 +124,127 @@ def _state_dict(archive: zipfile.ZipFile, size: int) -> dict[str, np.ndarray]:
 
     @functools.cache
     def load(kind: str, key: str) -> np.ndarray:
-        return np.frombuffer(archive.read(f"{root}data/{key}"), DTYPES[kind])
+        values = np.frombuffer(archive.read(f"{root}data/{key}"), DTYPES[kind])
+        if kind == "BFloat16":
+            return (values.astype(np.uint32) << 16).view(np.float32)
+        return values != 0 if kind == "Bool" else values
 
     return {name.removeprefix("module."): _array(name, tensor, load) for name, tensor in state.items()}
 
 
 def _check_opcodes(data: bytes):
-    operations = list(pickletools.genops(data))
-    for opcode, argument, _ in operations:
-        if opcode.name not in OPCODES:
-            raise WeightsError(f"refused pickle opcode {opcode.name}: only tensors are read; save model.state_dict()")
-        if opcode.name == "LONG_BINPUT" and argument > len(operations):  # the memo would be allocated to that length
-            raise WeightsError(f"damaged: memo entry {argument} among {len(operations)} operations")
-    if sum(opcode.name.startswith("TUPLE") for opcode, _, _ in operations) > MAX_TUPLES:
-        raise WeightsError(f"refused: more than {MAX_TUPLES} tuples")
+    operations = [(opcode.name, argument) for opcode, argument, _ in pickletools.genops(data)]
+    if odd := {name for name, _ in operations} - set(OPCODES.split()):
+        raise WeightsError(f"refused pickle opcodes {sorted(odd)}: only tensors are read; save model.state_dict()")
+    # the memo is allocated up to its largest entry
+    if any(name == "LONG_BINPUT" and int(argument or 0) > len(operations) for name, argument in operations):
+        raise WeightsError("a memo entry beyond the number of operations")
+    if sum(name.startswith("TUPLE") for name, _ in operations) > MAX_TUPLES:
+        raise WeightsError(f"more than {MAX_TUPLES} tuples")
 
 
 def _array(name: str, tensor: _Tensor, load: Callable[[str, str], np.ndarray]) -> np.ndarray:
-    storage, offset, size, stride = tensor.storage, tensor.offset, tensor.size, tensor.stride
-    if not (isinstance(storage, _Storage) and isinstance(storage.kind, str) and isinstance(storage.key, str)):
-        raise WeightsError(f"{name}: has no storage")
-    if not (isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride)):
-        raise WeightsError(f"{name}: size and stride do not match")
-    if any(type(number) is not int or number < 0 for number in (storage.length, offset, *size, *stride)):
+    offset, size, stride = tensor.offset, tensor.size, tensor.stride
+    _, kind, key, _, length = tensor.storage
+    if any(type(number) is not int or number < 0 for number in (length, offset, *size, *stride)):
         raise WeightsError(f"{name}: negative or odd size {size}, stride {stride}, offset {offset}")
-    values = load(storage.kind, storage.key)
-    if len(values) < storage.length:
-        raise WeightsError(f"{name}: its storage has {len(values)} elements of the {storage.length} declared")
+    values = load(kind, key)
+    if len(values) < length:
+        raise WeightsError(f"{name}: its storage has {len(values)} elements of the {length} declared")
     last = offset + sum((number - 1) * step for number, step in zip(size, stride, strict=True))
     if math.prod(size) > len(values) or (math.prod(size) and last >= len(values)):
         raise WeightsError(f"{name}: {size} from element {offset}, stride {stride}, is not in {len(values)} elements")
     # A view, never a copy: a file that names one storage a million times costs no memory.
     steps = [step * values.itemsize if math.prod(size) else 0 for step in stride]
-    view = np.lib.stride_tricks.as_strided(values[offset:], size, steps, writeable=False)
-    if storage.kind == "BFloat16Storage":
-        return (view.astype(np.uint32) << 16).view(np.float32)
-    return view != 0 if storage.kind == "BoolStorage" else view
+    return np.lib.stride_tricks.as_strided(values[offset:], size, steps, writeable=False)
 
 
-# --- naming ---
-
-CONV, LINEAR, SAME = (2, 3, 1, 0), (1, 0), None  # torch axes in our order: OIHW -> HWIO, [n d] -> [d n]
-
-
-def _norm(torch: str, ours: str) -> list[tuple[str, str, None]]:
-    return [
-        (f"{torch}.weight", f"params/{ours}/scale", SAME),
-        (f"{torch}.bias", f"params/{ours}/bias", SAME),
-        (f"{torch}.running_mean", f"batch_stats/{ours}/mean", SAME),
-        (f"{torch}.running_var", f"batch_stats/{ours}/var", SAME),
-    ]
-
-
-# (torch's name, our path, axes). {x} stands for a number, the same on both sides; a path that ends in /0 or /1 is a row.
+# Our modules and torch's. The neck's rows and the EMA classifiers are written as modules of their own, see _slots.
 TABLE = [
-    ("backbone.conv1.weight", "params/backbone/conv1/kernel", CONV),
-    *_norm("backbone.bn1", "backbone/bn1"),
-    ("backbone.layer{s}.{j}.conv{i}.weight", "params/backbone/layer{s}_{j}/conv{i}/kernel", CONV),
-    *_norm("backbone.layer{s}.{j}.bn{i}", "backbone/layer{s}_{j}/bn{i}"),
-    ("backbone.layer{s}.{j}.downsample.0.weight", "params/backbone/layer{s}_{j}/downsample_conv/kernel", CONV),
-    *_norm("backbone.layer{s}.{j}.downsample.1", "backbone/layer{s}_{j}/downsample_bn"),
-    ("backbone.MAM{s}.channel_attention.0.weight", "params/backbone/mam{s}/squeeze/kernel", CONV),
-    ("backbone.MAM{s}.channel_attention.2.weight", "params/backbone/mam{s}/excite/kernel", CONV),
-    ("attn_pool.part_tokens", "params/safl/prototypes", SAME),
-    ("attn_pool.pos_embeding", "params/safl/position", SAME),
-    ("bn_neck.bn_neck_v.weight", "params/neck/scale/0", SAME),
-    ("bn_neck.bn_neck_i.weight", "params/neck/scale/1", SAME),
-    ("bn_neck.bn_neck_v.running_mean", "batch_stats/neck/mean/0", SAME),
-    ("bn_neck.bn_neck_i.running_mean", "batch_stats/neck/mean/1", SAME),
-    ("bn_neck.bn_neck_v.running_var", "batch_stats/neck/var/0", SAME),
-    ("bn_neck.bn_neck_i.running_var", "batch_stats/neck/var/1", SAME),
-    ("classifier.weight", "params/shared_classifier/kernel", LINEAR),
-    ("visible_classifier.weight", "params/visible_classifier/kernel", LINEAR),
-    ("infrared_classifier.weight", "params/infrared_classifier/kernel", LINEAR),
-    ("visible_classifier_.weight", "teacher/visible", LINEAR),
-    ("infrared_classifier_.weight", "teacher/infrared", LINEAR),
+    (r"backbone/((?:conv|bn)1)", r"backbone.\1"),
+    (r"backbone/layer(\d)_(\d+)/((?:conv|bn)\d)", r"backbone.layer\1.\2.\3"),
+    (r"backbone/layer(\d)_(\d+)/downsample_conv", r"backbone.layer\1.\2.downsample.0"),
+    (r"backbone/layer(\d)_(\d+)/downsample_bn", r"backbone.layer\1.\2.downsample.1"),
+    (r"backbone/mam(\d)/squeeze", r"backbone.MAM\1.channel_attention.0"),
+    (r"backbone/mam(\d)/excite", r"backbone.MAM\1.channel_attention.2"),
+    (r"safl", r"attn_pool"),
+    (r"neck/0", r"bn_neck.bn_neck_v"),
+    (r"neck/1", r"bn_neck.bn_neck_i"),
+    (r"shared_classifier", r"classifier"),
+    (r"(visible|infrared)_classifier", r"\1_classifier"),
+    (r"teacher/(visible|infrared)", r"\1_classifier_"),
 ]
+LEAVES = dict(kernel="weight", scale="weight", bias="bias", mean="running_mean", var="running_var")
+LEAVES |= dict(prototypes="part_tokens", position="pos_embeding")  # the release's spelling
+TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}  # of a kernel: HWIO -> OIHW, [d n] -> [n d]
 FROZEN = ("bn_neck.bn_neck_v.bias", "bn_neck.bn_neck_i.bias")  # zero in every release; our neck has no bias
 
 
-def _pattern(template: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"\\\{(\w)\\\}", r"(?P<\1>[0-9]+)", re.escape(template)))
+class Loaded(NamedTuple):
+    """variables: as given, filled; teacher: the EMA classifiers {'visible': f[d n], 'infrared': f[d n]}, or None."""
 
-
-_TO_OURS = [(_pattern(torch), ours, axes) for torch, ours, axes in TABLE]
-_TO_TORCH = [(_pattern(ours), torch, axes) for torch, ours, axes in TABLE]
-
-
-def _rename(name: str, rows: list) -> tuple[str, tuple[int, ...] | None] | None:
-    for pattern, template, axes in rows:
-        if match := pattern.fullmatch(name):
-            return template.format(**match.groupdict()), axes
-    return None
+    variables: dict[str, Any]
+    teacher: dict[str, np.ndarray] | None
 
 
 def _slots(variables: Mapping, teacher: Mapping | None) -> dict[str, np.ndarray]:
-    """Views of every array that has a torch tensor of its own, by our path, with torch's axes."""
+    """Every array under torch's name, as a view with torch's axes: writing to it writes to `variables`."""
+    tree = {**variables, "teacher": {f"teacher/{modality}": {"kernel": w} for modality, w in (teacher or {}).items()}}
     slots = {}
-    for path, array in flatten_dict({**variables, "teacher": teacher or {}}, sep="/").items():
-        rows = enumerate(array) if "/neck/" in path else ()
-        for slot, part in ((f"{path}/{row}", part) for row, part in rows) if "/neck/" in path else ((path, array),):
-            ...
+    for keys, array in jax.tree.leaves_with_path(tree):
+        path = jax.tree_util.keystr(keys, simple=True, separator="/")
+        module, leaf = path.split("/", 1)[1].rsplit("/", 1)
+        for place, part in [("neck/0", array[0]), ("neck/1", array[1])] if module == "neck" else [(module, array)]:
+            names = [match.expand(torch) for ours, torch in TABLE if (match := re.fullmatch(ours, place))]
+            if not names or leaf not in LEAVES:
+                raise WeightsError(f"no torch name is known for {path}")
+            axes = TORCH_AXES[part.ndim] if leaf == "kernel" else range(part.ndim)
+            slots[f"{names[0]}.{LEAVES[leaf]}"] = part.transpose(axes)
     return slots
+
+
+def to_torch_names(variables: Mapping, teacher: Mapping | None = None) -> dict[str, np.ndarray]:
+    """The arrays of `variables` (or of gradients, as {'params': ...}) by torch's names, with torch's axes.
+
+    teacher: as in Loaded. Raises WeightsError for an array that torch's model does not have.
+    """
+    return _slots(jax.tree.map(np.asarray, dict(variables)), jax.tree.map(np.asarray, teacher))
+
+
+def from_torch(state_dict: Mapping[str, np.ndarray], variables: Mapping, *, partial: bool = False) -> Loaded:
+    """A copy of `variables` ({'params': ..., 'batch_stats': ...}) filled from a released SAAI state dict, as numpy.
+
+    partial: from torchvision's ImageNet ResNet: its fc is ignored; heads, MAM and neck keep their values.
+    Raises WeightsError naming at once every tensor unknown to the model, missing in the file, or of another shape.
+    """
+    if partial:
+        state_dict = {f"backbone.{name}": a for name, a in state_dict.items() if not name.startswith("fc.")}
+    filled = jax.tree.map(np.array, dict(variables))
+    teacher = None
+    if any(name.endswith("_classifier_.weight") for name in state_dict) and "visible_classifier" in filled["params"]:
+        teacher = {m: np.empty_like(filled["params"][f"{m}_classifier"]["kernel"]) for m in ("visible", "infrared")}
+    slots = _slots(filled, teacher)
+    unknown, shapes, frozen = [], [], []
+    missing = {n for n in slots if not partial or (n.startswith("backbone.") and not n.startswith("backbone.MAM"))}
+    for name, array in state_dict.items():
+        missing.discard(name)
+        if name in FROZEN:
+            frozen += [name] if np.any(array) else []
+        elif name.endswith(".num_batches_tracked"):
+            continue
+        elif name not in slots:
+            unknown.append(name)
+        elif array.shape != slots[name].shape or array.dtype.kind != "f":
+            shapes.append(f"{name} (file {array.dtype} {array.shape}, model {slots[name].shape})")
+        else:
+            slots[name][...] = array
+    problems = {"not in the model": unknown, "missing in the file": sorted(missing), "of another shape or type": shapes}
+    problems["not zero, but frozen at zero in every release"] = frozen
+    if any(problems.values()):
+        raise WeightsError("\n".join(f"{len(n)} {what}: {_listed(n)}" for what, n in problems.items() if n))
+    return Loaded(filled, teacher)
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:40]) + (f" and {len(names) - 40} more" if len(names) > 40 else "")

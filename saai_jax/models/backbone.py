@@ -37,8 +37,9 @@ def batch_norm(
         unbiased = batch_var * (n / max(n - 1, 1))
         running = tuple(momentum * old + (1 - momentum) * new for old, new in ((mean, batch_mean), (var, unbiased)))
         mean, var = batch_mean, batch_var
-    gain = jax.lax.rsqrt(var + eps) * scale
-    return x * gain.astype(x.dtype) + (bias - mean * gain).astype(x.dtype), running
+    # Centred before it is scaled: folding the mean into the bias cancels digits in the gradient of the scale.
+    y = (x.astype(jnp.float32) - mean) * (jax.lax.rsqrt(var + eps) * scale) + bias
+    return y.astype(x.dtype), running
 
 
 def instance_norm(x: Float[Array, "b h w c"], *, eps: float = 1e-5) -> Float[Array, "b h w c"]:

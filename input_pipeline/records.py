@@ -1,0 +1,157 @@
+"""One split of a data set packed into array_record files by TensorFlow Datasets, without TensorFlow.
+
+A pack spares the file system one small file for every image. It keeps the encoded bytes, so that images read
+from it are those of the folder, and fingerprints of the folder's listing, so that a stale pack is noticed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from input_pipeline.images import Folder, collect, decode
+from input_pipeline.index import DataError, Index
+
+_VERSION = "1.0.0"
+_LOSSLESS_COPY = (b"\xff\xd8", b"\x89PNG")  # first bytes of files that are stored as they are
+
+
+class VisibleInfrared(tfds.core.GeneratorBasedBuilder):
+    """Row i of an index becomes record i: image (encoded), identity, camera, modality, path."""
+
+    VERSION = tfds.core.Version(_VERSION)
+    # TFDS looks beside this file for checksums of downloads, of which there are none, and for that search needs
+    # importlib_resources, which it does not declare. None is what it has for classes without a file.
+    code_path = None
+
+    def __init__(self, images: Folder, index: Index, split: str, fingerprints: dict[str, str], **options):
+        self._images, self._index, self._split, self._fingerprints = images, index, split, fingerprints
+        super().__init__(**options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "identity": np.int32,
+            "camera": np.int32,
+            "modality": np.int32,
+            "path": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            disable_shuffling=True,  # or records are stored by hash of their key, and record i is not row i
+            features=tfds.features.FeaturesDict(features),
+            metadata=tfds.core.MetadataDict(self._fingerprints),
+        )
+
+    def _split_generators(self, dl_manager):
+        return {self._split: self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict]]:
+        for i, path in enumerate(tqdm(self._index.path, desc=f"packing {self._split}", unit="image", disable=None)):
+            yield (
+                i,
+                {
+                    "image": _stored(self._images[i], str(path)),
+                    "identity": self._index.identity[i],
+                    "camera": self._index.camera[i],
+                    "modality": self._index.modality[i],
+                    "path": str(path),
+                },
+            )
+
+
+def pack(images: Folder, index: Index, data_dir: str | os.PathLike, name: str, split: str) -> str:
+    """Writes the images of an index below data_dir and gives the folder written; an older pack is replaced.
+
+    JPEG and PNG files are stored byte for byte, others (BMP) as PNG. name tells data sets, and folds, apart.
+    DataError: files that cannot be decoded, all listed, before anything is written.
+    """
+    rows = tqdm(range(len(index)), desc=f"reading {split}", unit="image", disable=None)
+    sizes = collect(lambda i: _size_of_readable(images[i], str(index.path[i])), rows)
+    folder = _folder(data_dir, name, split)
+    os.makedirs(data_dir, exist_ok=True)
+    # TFDS would take the old pack's metadata for the new one, so the new one is made elsewhere and then moved.
+    with tempfile.TemporaryDirectory(dir=data_dir, prefix="incomplete-") as scratch:
+        builder = VisibleInfrared(
+            images,
+            index,
+            split,
+            _fingerprints(index, sizes),
+            config=tfds.core.BuilderConfig(name=folder.parent.name, version=_VERSION),
+            data_dir=scratch,
+            file_format="array_record",
+        )
+        tfds.disable_progress_bar()  # it has four of its own, drawn even into files
+        with contextlib.redirect_stdout(io.StringIO()):  # it announces a download there, and none is made
+            builder.download_and_prepare()
+        shutil.rmtree(folder, ignore_errors=True)
+        os.makedirs(folder.parent, exist_ok=True)
+        os.replace(builder.data_dir, folder)
+    return os.fspath(folder)
+
+
+class Packed:
+    """The images of an index read from its pack: len(packed), packed[i] -> encoded bytes. Picklable.
+
+    DataError: no such pack, or one made from other rows than the index has or from files of other sizes than
+    those below root have now.
+    """
+
+    def __init__(self, data_dir: str | os.PathLike, name: str, split: str, index: Index, root: str | os.PathLike):
+        folder = _folder(data_dir, name, split)
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder, expected the packed images of {name} {split}; pack them first")
+        builder: Any = tfds.builder_from_directory(folder)  # TFDS's decorators hide signatures from type checkers
+        expected = _fingerprints(index, collect(lambda path: _file_size(root, path), index.path))
+        stored = {key: (builder.info.metadata or {}).get(key) for key in expected}
+        for key, what in (("rows", "paths or identities than the index"), ("sizes", f"file sizes than {root} now")):
+            if stored[key] != expected[key]:
+                raise DataError(f"{folder}: packed with other {what}; pack the split again")
+        self.source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> bytes:
+        return self.source[i]["image"]
+
+
+def _folder(data_dir: str | os.PathLike, name: str, split: str) -> Path:
+    return Path(data_dir, VisibleInfrared.name, f"{name}-{split}", _VERSION)
+
+
+def _size_of_readable(data: bytes, path: str) -> int:
+    decode(data, path)
+    return len(data)
+
+
+def _stored(data: bytes, path: str) -> bytes:
+    if data.startswith(_LOSSLESS_COPY):
+        return data
+    buffer = io.BytesIO()
+    decode(data, path).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _fingerprints(index: Index, sizes: Iterable[int]) -> dict[str, str]:
+    rows = "\n".join(map(repr, zip(index.path.tolist(), index.identity, index.camera, index.modality, strict=True)))
+    parts = {"rows": rows, "sizes": "\n".join(map(str, sizes))}
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in parts.items()}
+
+
+def _file_size(root: str | os.PathLike, path: str) -> int:
+    try:
+        return os.path.getsize(os.path.join(root, path))
+    except OSError as error:
+        raise DataError(f"{os.path.join(root, path)}: cannot be read, though a pack holds it") from error

@@ -1,0 +1,248 @@
+"""SYSU-MM01: six cameras, 491 identities, and the official four evaluation settings.
+
+Wu et al., "RGB-Infrared Cross-Modality Person Re-Identification", ICCV 2017.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import scipy.io
+
+from input_pipeline.images import (
+    collect,
+    count_problems,
+    fail,
+    known_split,
+    list_images,
+    read_ids,
+    refuse_repeated,
+    some,
+)
+from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
+
+APPLY = (
+    "SYSU-MM01 is given out on application: https://github.com/wuancong/SYSU-MM01 "
+    "(rand_perm_cam.mat is not in the archive; it comes from the folder evaluation/data_split of that repository)"
+)
+LAYOUT = "cam{1..6}/<0001..0533>/<0001, 0002, ...>.jpg and exp/{train,val,test}_id.txt, exp/rand_perm_cam.mat"
+SPLITS = ("train", "val", "test")
+
+CAMERAS = range(1, 7)
+INFRARED_CAMERAS = (3, 6)
+GALLERY_CAMERAS = {"all": (1, 2, 4, 5), "indoor": (1, 2)}
+TRIALS = 10
+
+# Identities, and images of cameras 1-6. The visible and infrared sums are published; the numbers by camera are
+# those of the official permutation file, whose "val" rows reach the published sums without identity 347.
+_PUBLISHED = {
+    "train": (296, (4721, 5753, 5929, 4821, 4989, 4000)),
+    "val": (99, (0, 0, 1980, 990, 984, 0)),
+    "trainval": (395, (4721, 5753, 7909, 5811, 5973, 4000)),
+    "test": (96, (1374, 1565, 1883, 1918, 1918, 1920)),
+}
+_PUBLISHED_GALLERY = {("all", 1): 301, ("all", 10): 3010, ("indoor", 1): 112, ("indoor", 10): 1120}
+# Queries with a true match in the gallery; the others are left out of every average.
+published_valid_queries = {"sysu-official-all": 3803, "sysu-official-indoor": 2208}
+
+
+def read_index(
+    root: str | os.PathLike,
+    split: str,
+    *,
+    published: bool = True,
+    split_dir: str | os.PathLike | None = None,
+) -> Index:
+    """The images of 'train', 'val', 'trainval' (what papers train on) or 'test', by identity, camera, file name.
+
+    split_dir holds {train,val,test}_id.txt, or .mat where there is no .txt; root/exp unless given.
+    DataError: missing folder or identity file, an identity without images or in two files, a file that is not
+    .jpg and, if published, other numbers of identities and images than the data set is published with.
+    """
+    root, split_dir = Path(root), Path(split_dir or Path(root, "exp"))
+    known_split(split, _PUBLISHED, "SYSU-MM01")
+    names = ["train", "val"] if split == "trainval" else [split]
+    ids = [i for part in collect(lambda name: _read_split_ids(split_dir, name), names) for i in part]
+    refuse_repeated(ids, f"{split_dir}: identity files of {' and '.join(names)}")
+    # Listing the camera folders themselves, never below them: cam1_video_train may lie beside them.
+    present = dict(zip(CAMERAS, collect(lambda camera: _folders(root / f"cam{camera}"), CAMERAS), strict=True))
+    files = collect(lambda identity: _files_of(root, identity, present), sorted(ids))
+    rows = [row for part in files for row in part]
+    path, identity, camera = map(np.array, zip(*rows, strict=True))
+    index = Index(path, identity, camera, np.where(np.isin(camera, INFRARED_CAMERAS), INFRARED, VISIBLE))
+    if published:
+        fail(_count_problems(index, split, root))
+    return index
+
+
+def _folders(camera_folder: Path) -> set[str]:
+    if not camera_folder.is_dir():
+        raise DataError(f"{camera_folder}: no such folder, expected {LAYOUT}")
+    return set(os.listdir(camera_folder))
+
+
+def _files_of(root: Path, identity: int, present: dict[int, set[str]]) -> list[tuple[str, int, int]]:
+    folders = {camera: f"cam{camera}/{identity:04d}" for camera in CAMERAS if f"{identity:04d}" in present[camera]}
+    rows = [(f"{below}/{name}", identity, c) for c, below in folders.items() for name in list_images(root / below)]
+    if not rows:
+        raise DataError(f"{root}: no images in any cam*/{identity:04d}, expected some of every listed identity")
+    if other := [path for path, _, _ in rows if not path.lower().endswith(".jpg")]:
+        raise DataError(f"{root}: {some(other)} where only .jpg files were expected")
+    return rows
+
+
+def _read_split_ids(split_dir: Path, name: str) -> list[int]:
+    text, mat = split_dir / f"{name}_id.txt", split_dir / f"{name}_id.mat"
+    if text.exists():
+        return read_ids(text)
+    if not mat.exists():
+        raise DataError(f"{text}: no such file, and no {mat.name} beside it; expected the identities of {name}")
+    ids = [int(i) for i in _load_mat(mat, "id").ravel()]
+    refuse_repeated(ids, mat)
+    return ids
+
+
+def _count_problems(index: Index, split: str, root: Path) -> list[str]:
+    identities, by_camera = _PUBLISHED[split]
+    problems = count_problems(
+        {f"identities in {split}": len(np.unique(index.identity))}, {f"identities in {split}": identities}, root
+    )
+    for camera, number in zip(CAMERAS, by_camera, strict=True):
+        name = f"images of the {split} identities"
+        problems += count_problems({name: int((index.camera == camera).sum())}, {name: number}, root / f"cam{camera}")
+    return problems
+
+
+def _load_mat(path: Path, key: str) -> np.ndarray:
+    try:
+        return scipy.io.loadmat(path)[key]
+    except KeyError as error:
+        raise DataError(f"{path}: holds no variable {key!r}") from error
+    except Exception as error:  # scipy raises ValueError, TypeError, OSError, zlib.error, ... on damaged files
+        raise DataError(f"{path}: cannot be read, expected a MATLAB file with {key!r}. {APPLY}. {error}") from error
+
+
+def settings(index: Index, split_dir: str | os.PathLike, *, published: bool = True) -> list[Setting]:
+    """The official settings: all single-shot, all multi-shot, indoor single-shot, indoor multi-shot; 10 trials each.
+
+    index may come from a features file; its rows may stand in any order and only the file numbers of its paths are
+    read. Queries are all infrared rows in index order. The gallery of trial t holds, by identity, then camera, then
+    draw, the images named by the first 1 or 10 entries of row t of that identity's and camera's permutation in
+    split_dir/rand_perm_cam.mat. With published=False any identities of the permutation file are taken, say those
+    of 'val'. DataError: missing or damaged files, a permutation that does not fit the index and, if published,
+    identities other than those of the test split, and other sizes than the published ones.
+    """
+    split_dir = Path(split_dir)
+    if published:
+        _refuse_other_identities(index, split_dir)
+    if (np.isin(index.camera, INFRARED_CAMERAS) != (index.modality == INFRARED)).any():
+        raise DataError(f"index: rows of cameras {INFRARED_CAMERAS}, and no others, are expected to be infrared")
+    permutation = _read_permutation(split_dir / "rand_perm_cam.mat")
+    cells = _cells(index)
+    _refuse_mismatch(cells, permutation, split_dir / "rand_perm_cam.mat")
+
+    query = np.flatnonzero(index.modality == INFRARED).astype(np.int32)
+    result = []
+    for place, cameras in GALLERY_CAMERAS.items():
+        for shots, number in (("single", 1), ("multi", 10)):
+            drawn = [(cells[cell], permutation[cell]) for cell in sorted(cells) if cell[1] in cameras]
+            galleries = [[rows[order[t, :number]] for rows, order in drawn] for t in range(TRIALS)]
+            trials = [Trial(query, np.concatenate([np.zeros(0, np.int32), *gallery])) for gallery in galleries]
+            name = f"sysu-official-{place}"
+            setting = Setting("sysu", name, "infrared-to-visible", shots, trials, valid, unique_identities=True)
+            if published:
+                _refuse_other_sizes(index, setting, _PUBLISHED_GALLERY[place, number])
+            result.append(setting)
+    return result
+
+
+def valid(
+    query_identity: np.ndarray, query_camera: np.ndarray, gallery_identity: np.ndarray, gallery_camera: np.ndarray
+) -> np.ndarray:
+    """bool[q g], False where both pictures are from one place, whoever they show: cameras 2 and 3 share a room."""
+    query_place, gallery_place = (np.where(camera == 2, 3, camera) for camera in (query_camera, gallery_camera))
+    return query_place[:, None] != gallery_place[None, :]
+
+
+def _refuse_other_identities(index: Index, split_dir: Path) -> None:
+    expected, found = set(_read_split_ids(split_dir, "test")), set(index.identity.tolist())
+    problems = []
+    if unknown := sorted(found - expected):
+        problems.append(f"index: identities {some(unknown)} are not test identities of {split_dir}")
+    if absent := sorted(expected - found):
+        problems.append(f"index: test identities {some(absent)} of {split_dir} have no images")
+    fail(problems)
+
+
+def _read_permutation(path: Path) -> dict[tuple[int, int], np.ndarray]:
+    """i32[10 n], counted from 0, for every (identity, camera) of the file; n = 0 where it has no images."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file. {APPLY}")
+    cameras = _load_mat(path, "rand_perm_cam").ravel()
+    if len(cameras) != len(CAMERAS) or any(camera.dtype != object for camera in cameras):
+        raise DataError(f"{path}: expected 6 cells, one a camera, of one cell for each identity")
+    result = {}
+    for camera, cells in zip(CAMERAS, cameras, strict=True):
+        for identity, cell in enumerate(cells.ravel(), 1):
+            while cell.dtype == object and cell.size == 1:  # the official file wraps each matrix once more
+                cell = cell.ravel()[0]
+            if cell.size and (cell.ndim != 2 or len(cell) != TRIALS or cell.dtype.kind not in "uif"):
+                found = f"{cell.dtype} of shape {cell.shape}"
+                raise DataError(f"{path}: camera {camera}, identity {identity}: {found}, expected numbers in 10 rows")
+            # int32 first: the file's uint8 would wrap round below 0.
+            result[identity, camera] = cell.reshape(TRIALS, -1).astype(np.int32) - 1
+    return result
+
+
+def _cells(index: Index) -> dict[tuple[int, int], np.ndarray]:
+    """Rows of the index for every (identity, camera), such that the i-th is the file with number i + 1.
+
+    The permutation counts images of an identity and the released evaluators take its entries for file numbers;
+    both agree only where files are numbered 1, 2, ... without a gap, so this is asserted.
+    """
+    numbered = defaultdict(list)
+    for row, (path, identity, camera) in enumerate(zip(index.path, index.identity, index.camera, strict=True)):
+        stem = PurePosixPath(path).stem
+        if not stem.isdecimal():
+            raise DataError(f"{path}: expected a file number, as in cam1/0006/0001.jpg")
+        numbered[int(identity), int(camera)].append((int(stem), row))
+    problems, cells = [], {}
+    for (identity, camera), pairs in numbered.items():
+        pairs.sort()
+        if [number for number, _ in pairs] != list(range(1, len(pairs) + 1)):
+            problems.append(f"cam{camera}/{identity:04d}: files are not numbered 1 to {len(pairs)}, each once")
+        cells[identity, camera] = np.array([row for _, row in pairs], np.int32)
+    fail(problems)
+    return cells
+
+
+def _refuse_mismatch(cells: dict, permutation: dict[tuple[int, int], np.ndarray], path: Path) -> None:
+    problems = []
+    identities = {identity for identity, _ in cells}
+    for identity, camera in sorted({(i, c) for i in identities for c in CAMERAS} | set(cells)):
+        number, order = len(cells.get((identity, camera), ())), permutation.get((identity, camera))
+        name = f"{path}: camera {camera}, identity {identity}"
+        if order is None:
+            if number:
+                problems.append(f"{name}: no cell, but the index has {number} images (cam{camera}/{identity:04d})")
+        elif order.shape[1] != number:
+            problems.append(f"{name}: {order.shape[1]} images, but the index has {number} (cam{camera}/{identity:04d})")
+        elif (np.sort(order, 1) != np.arange(number)).any():
+            problems.append(f"{name}: the rows are not permutations of 1 to {number}")
+    fail(problems)
+
+
+def _refuse_other_sizes(index: Index, setting: Setting, gallery_size: int) -> None:
+    query, gallery = setting.trials[0]  # every trial draws from the same cells, so one trial speaks for all
+    match = index.identity[query][:, None] == index.identity[gallery]
+    match &= valid(index.identity[query], index.camera[query], index.identity[gallery], index.camera[gallery])
+    found = {"queries": len(query), "gallery images": len(gallery), "queries with a match": int(match.any(1).sum())}
+    published = {
+        "queries": sum(_PUBLISHED["test"][1][camera - 1] for camera in INFRARED_CAMERAS),
+        "gallery images": gallery_size,
+        "queries with a match": published_valid_queries[setting.protocol],
+    }
+    fail(count_problems(found, published, f"{setting.protocol}, {setting.shots}-shot"))

@@ -1,0 +1,136 @@
+"""The results file: every line of a results table with its trials, and what made it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from saai_jax.log import replacing
+
+METRICS = ("rank1", "rank5", "rank10", "rank20", "map", "minp")
+COUNTS = ("queries", "gallery")
+LABELS = ("dataset", "protocol", "direction", "shots", "inference")
+
+
+class ResultsError(Exception):
+    """A results file is not one; the message names the file and the row."""
+
+
+def row(
+    *,
+    dataset: str,
+    protocol: str,
+    direction: str,
+    shots: str,
+    inference: str,
+    parameters: Mapping[str, Any],
+    per_trial: Sequence[Mapping[str, float]],
+) -> dict[str, Any]:
+    """One line of a table: means over the trials, percent 0-100, their standard deviation (of all trials, ddof 0).
+
+    per_trial: rank1, rank5, rank10, rank20, map, minp in percent, and the numbers of queries and gallery images; the
+    numbers are whole in the row too where all trials agree. Raises ValueError for a missing, NaN or impossible value.
+    """
+    if not per_trial:
+        raise ValueError("a row of results needs at least one trial")
+    for number, trial in enumerate(per_trial):
+        if missing := [key for key in (*METRICS, *COUNTS) if key not in trial]:
+            raise ValueError(f"trial {number} has no {', '.join(missing)}")
+        # a little more than 100 is the mean of float32 fractions, not an error
+        if odd := [key for key in METRICS if not 0 <= trial[key] <= 100.001]:
+            raise ValueError(f"trial {number}: {', '.join(f'{key} is {trial[key]}' for key in odd)}, not a percentage")
+    trials = [
+        {key: (int if key in COUNTS else float)(trial[key]) for key in (*COUNTS, *METRICS)} for trial in per_trial
+    ]
+    mean = {key: float(np.mean([trial[key] for trial in trials])) for key in (*COUNTS, *METRICS)}
+    std = {key: float(np.std([trial[key] for trial in trials])) for key in METRICS}
+    counts = {key: int(mean[key]) if mean[key].is_integer() else mean[key] for key in COUNTS}
+    labels = dict(dataset=dataset, protocol=protocol, direction=direction, shots=shots, inference=inference)
+    means = {key: mean[key] for key in METRICS}
+    made = {**labels, "parameters": dict(parameters), "trials": len(trials), **counts, **means}
+    return {**made, "std": std, "per_trial": trials}
+
+
+def write(file: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, command: str | Sequence[str], config: Any):
+    """Writes {rows, command, config, versions, commit} as JSON, whole or not at all.
+
+    config: anything of dicts, lists and plain values, or a ConfigDict. Raises ValueError for NaN and infinity.
+    """
+    document = {"rows": list(rows), "command": command, "config": config, "versions": _versions(), "commit": _commit()}
+    text = json.dumps(document, indent=1, default=_plain, allow_nan=False)
+    with replacing(file) as temporary:
+        temporary.write_text(text + "\n")
+
+
+def read(file: str | os.PathLike) -> dict[str, Any]:
+    """The document that write has written. Raises ResultsError, naming the file and the first row at fault."""
+    try:
+        document = json.loads(Path(file).read_text())
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{file}: not a readable JSON file: {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("rows"), list):
+        raise ResultsError(f"{file}: not a results file: no list of 'rows'")
+    wanted = (*LABELS, "parameters", "trials", *COUNTS, *METRICS, "std", "per_trial")
+    for number, line in enumerate(document["rows"]):
+        if missing := [key for key in wanted if not isinstance(line, dict) or key not in line]:
+            raise ResultsError(f"{file}: row {number} has no {', '.join(missing)}")
+    return document
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as an aligned plain-text table, percentages with two decimals."""
+    texts = ["protocol", "direction", "shots", "inference"]
+    lines: list[list[str]] = [[*texts, "trials", *COUNTS, "rank-1", "rank-10", "rank-20", "mAP", "mINP"]]
+    for line in rows:
+        parameters = ", ".join(f"{key}={value}" for key, value in line["parameters"].items())
+        inference = f"{line['inference']} ({parameters})" if parameters else line["inference"]
+        numbers = [
+            f"{line[key]:.1f}" if isinstance(line[key], float) else str(line[key]) for key in ("trials", *COUNTS)
+        ]
+        percent = [f"{line[key]:.2f}" for key in ("rank1", "rank10", "rank20", "map", "minp")]
+        lines.append([line["protocol"], line["direction"], line["shots"], inference, *numbers, *percent])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            text.ljust(w) if i < len(texts) else text.rjust(w)
+            for i, (text, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in [*lines[:1], ["-" * width for width in widths], *lines[1:]]
+    )
+
+
+def _plain(value: Any) -> Any:
+    for convert in ("to_dict", "tolist"):  # ConfigDict; numpy's and jax's arrays and scalars
+        if hasattr(value, convert):
+            return getattr(value, convert)()
+    return str(value)
+
+
+def _versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for name in ("jax", "flax", "numpy", "saai_jax"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # run from a checkout that is not installed: the commit says it
+            versions[name] = None
+    return versions
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this file is in; None outside one, as in site-packages below some other repository."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        command = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"]
+        output = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+        top, commit = output.splitlines()
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    return commit if Path(top).resolve() == root else None

@@ -1,0 +1,182 @@
+"""Decoding every kind of picture a data set may hold, refusing what would be read wrongly, and reading lists."""
+
+import io
+import pickle
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from input_pipeline import images
+from input_pipeline.index import DataError, Index
+
+
+def noise(seed, suffix="jpg", mode="RGB", height=12, width=6):
+    """An encoded picture of random pixels, small, another one for every seed."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return encode(Image.fromarray(pixels).convert(mode), {"jpg": "JPEG", "png": "PNG", "bmp": "BMP"}[suffix])
+
+
+def encode(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png(width, height, depth, rows):
+    """A PNG of RGB pixels by hand: Pillow writes no 16-bit colour and no picture that is too large to hold."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("kind", "modes"),
+    [
+        ("PNG", ["1", "L", "LA", "P", "RGB", "RGBA"]),
+        ("JPEG", ["L", "RGB", "CMYK"]),
+        ("BMP", ["1", "L", "P", "RGB"]),
+        ("TIFF", ["YCbCr"]),
+    ],
+)
+def test_decode_converts_every_eight_bit_mode(kind, modes):
+    for mode in modes:
+        grey = mode in ("1", "L", "LA")
+        picture = Image.new("RGB", (4, 6), (255, 255, 255) if grey else (254, 0, 0))
+        image = images.decode(encode(picture.convert(mode), kind), "a")
+        assert (image.mode, image.size) == ("RGB", (4, 6))
+        np.testing.assert_allclose(np.array(image), np.array(picture), atol=8, err_msg=f"{mode} {kind}")
+
+
+def test_decode_drops_alpha_without_blending():
+    rgba = Image.new("RGBA", (2, 2), (10, 20, 30, 0))
+    assert images.decode(encode(rgba, "PNG"), "a").getpixel((0, 0)) == (10, 20, 30)
+    palette = Image.new("P", (2, 2), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    assert images.decode(encode(palette, "PNG", transparency=b"\xff\x00"), "a").getpixel((0, 0)) == (10, 20, 30)
+
+
+def test_decode_leaves_exif_orientation_alone():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert images.decode(encode(Image.new("RGB", (4, 8)), "JPEG", exif=exif), "a").size == (4, 8)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode(Image.fromarray(np.zeros((4, 4), np.uint16)), "PNG"),
+        encode(Image.new("I", (4, 4)), "TIFF"),
+        encode(Image.new("F", (4, 4)), "TIFF"),
+        png(1, 1, 16, bytes(7)),
+    ],
+)
+def test_decode_refuses_more_than_eight_bits_by_name(data):
+    with pytest.raises(DataError, match=r"cam3/0001\.png: mode .*8 bits"):
+        images.decode(data, "cam3/0001.png")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp"])
+def test_decode_refuses_damaged_files_by_name(suffix):
+    whole = noise(0, suffix, height=40, width=40)
+    images.decode(whole, "a")
+    for data in (whole[: len(whole) // 2], whole[:20], b"", b"GIF89a" + whole, bytes(100)):
+        with pytest.raises(DataError, match=r"cam3/0001"):
+            images.decode(data, f"cam3/0001.{suffix}")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [8200, 10_000, 30_000])
+def test_decode_refuses_decompression_bombs(side):
+    with pytest.raises(DataError, match=r"a\.png: .*pixels"):
+        images.decode(png(side, side, 8, b""), "a.png")
+
+
+def test_resize_is_antialiased_bilinear():
+    board = np.kron(np.indices((32, 16)).sum(0) % 2, np.ones((2, 2)))[..., None] * np.array([255, 255, 255])
+    small = images.resize(Image.fromarray(board.astype(np.uint8)), 8, 4)
+    assert small.shape == (8, 4, 3)
+    assert small.dtype == np.uint8
+    assert abs(small.astype(int) - 128).max() < 8  # point sampling would give 0 and 255
+    ramp = Image.fromarray(np.tile(np.array([[0, 100]], np.uint8), (2, 1))).convert("RGB")
+    np.testing.assert_array_equal(images.resize(ramp, 1, 4)[0, :, 0], [0, 25, 75, 100])
+
+
+def index_of(*paths):
+    return Index(np.array(paths), np.ones(len(paths)), np.ones(len(paths)), np.zeros(len(paths)))
+
+
+def test_folder_reads_bytes_and_pickles(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/1.jpg").write_bytes(b"one")
+    folder = pickle.loads(pickle.dumps(images.Folder(tmp_path, index_of("a/1.jpg", "a/2.jpg"))))
+    assert len(folder) == 2
+    assert folder[np.int64(0)] == b"one"
+    with pytest.raises(DataError, match=r"2\.jpg"):
+        folder[1]
+
+
+@pytest.mark.parametrize("path", ["/etc/hosts", "../1.jpg", "a/../../1.jpg", "a\\..\\..\\1.jpg"])
+def test_folder_refuses_paths_outside_the_root(tmp_path, path):
+    with pytest.raises(DataError, match="leaves the data root"):
+        images.Folder(tmp_path, index_of(path))
+
+
+def test_folder_needs_its_root(tmp_path):
+    with pytest.raises(DataError, match="absent"):
+        images.Folder(tmp_path / "absent", index_of("a.jpg"))
+
+
+def test_list_images_sorts_and_does_not_descend(tmp_path):
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "folder.jpg/deep.jpg").touch()
+    for name in ("b.JPG", "a.jpg", "c.bmp", "Thumbs.db", "notes.txt"):
+        (tmp_path / name).touch()
+    assert images.list_images(tmp_path) == ["a.jpg", "b.JPG", "c.bmp"]
+    with pytest.raises(DataError, match="absent"):
+        images.list_images(tmp_path / "absent")
+
+
+def test_read_ids(tmp_path):
+    file = tmp_path / "ids.txt"
+    file.write_text("\ufeff6,10, 17\r\n", encoding="utf-8")
+    assert images.read_ids(file) == [6, 10, 17]
+    for text, message in (("6,x,7", "x where"), ("0,1", "0 where"), ("6,7,6", "6 listed more"), (" \n", "empty")):
+        file.write_text(text)
+        with pytest.raises(DataError, match=rf"ids\.txt: {message}"):
+            images.read_ids(file)
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"ids\.txt: cannot be read"):
+        images.read_ids(file)
+
+
+def test_read_list_names_every_bad_line(tmp_path):
+    (tmp_path / "vis/7").mkdir(parents=True)
+    (tmp_path / "vis/7/a b.jpg").touch()
+    file = tmp_path / "list.txt"
+    file.write_text("vis/7/a b.jpg 0\n\n")
+    assert images.read_list(tmp_path, "list.txt", "vis") == [("vis/7/a b.jpg", 7, 0)]
+    file.write_text("vis/7/a b.jpg\nnir/7/a.jpg 0\nvis/../7/a.jpg 0\nvis/x/a.jpg 0\nvis/7/a b.jpg 0\n")
+    with pytest.raises(DataError) as error:
+        images.read_list(tmp_path, "list.txt", "vis")
+    assert [line.split("list.txt:")[1][0] for line in str(error.value).splitlines()] == ["1", "2", "3", "4"]
+    for text, message in (("vis/7/a b.jpg 0\n" * 2, "more than once"), ("vis/7/c.jpg 0", r"not in .*vis/7/c\.jpg")):
+        file.write_text(text)
+        with pytest.raises(DataError, match=rf"list\.txt.*{message}"):
+            images.read_list(tmp_path, "list.txt", "vis")
+
+
+def test_refuse_mixed_labels():
+    images.refuse_mixed_labels([7, 7, 3], [0, 0, 1], "lists")
+    for identities, labels, message in (
+        ([7, 7, 3], [0, 1, 1], "identity folder 7 has more than one label"),
+        ([7, 3, 5], [0, 0, 1], "label 0 has more than one identity folder"),
+        ([7, 3], [0, 2], "labels run to 2, but 1 is missing"),
+    ):
+        with pytest.raises(DataError, match=message):
+            images.refuse_mixed_labels(identities, labels, "lists")
