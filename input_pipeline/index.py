@@ -42,6 +42,11 @@ class Index:
         """The given rows, in the given order (a boolean mask selects)."""
         return Index(self.path[rows], self.identity[rows], self.camera[rows], self.modality[rows])
 
+    def hold_out(self, every: int) -> tuple[Index, Index]:
+        """The index without, and the index with only, every `every`-th identity in ascending order."""
+        held = self.labels() % every == every - 1
+        return self.take(~held), self.take(held)
+
     def labels(self) -> np.ndarray:
         """i32[n] identities as 0 .. number-1, in ascending order of the data set's numbers."""
         return np.unique(self.identity, return_inverse=True)[1].astype(np.int32)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from saai_jax.log import replacing
 from saai_jax.state import TrainState
 
 
@@ -63,3 +67,30 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for saves in flight and releases orbax's threads."""
         self._checkpointer.close()
+
+
+def keep_config(file: str, config: Mapping[str, Any], free: Sequence[str]) -> None:
+    """Writes a run's resolved configuration, after comparing it with the one that the run began with.
+
+    Raises CheckpointError naming every key that differs, but for those that begin with a name in `free`.
+    """
+    text = json.dumps(config, indent=1, sort_keys=True) + "\n"
+    if os.path.exists(file):
+        with open(file) as opened:
+            before, now = _flat(json.load(opened)), _flat(json.loads(text))
+        changed = [
+            f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and not key.startswith(tuple(free))
+        ]
+        if changed:
+            raise CheckpointError(f"{file} is of a run with another configuration; use another --workdir: {'; '.join(changed)}")
+    with replacing(file) as temporary:
+        temporary.write_text(text)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves = {}
+    for key, value in tree.items():
+        leaves |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return leaves

@@ -20,7 +20,7 @@ Distance = Callable[[Float[Array, "q d"], Float[Array, "g d"]], Float[Array, "q 
 
 @functools.partial(jax.jit, static_argnames="model")
 def embed(
-    model: nn.Module, variables: dict, image: UInt8[Array, "b h w 3"], modality: Int[Array, "b"]
+    model: nn.Module, variables: dict, image: UInt8[Array, "b h w 3"], modality: Int[Array, b]
 ) -> tuple[Float[Array, "b d"], Float[Array, "b p n"]]:
     """Retrieval features (after the neck, by each image's own modality) and part attentions of a batch."""
     output = model.apply(variables, normalise(image.astype(jnp.float32) / 255), modality, train=False)
@@ -44,8 +44,8 @@ def pixels(batches: Iterable[dict[str, np.ndarray]]) -> Float[np.ndarray, "n d"]
 
 def score_trials(
     embedding: Float[np.ndarray, "n d"],
-    identity: Int[np.ndarray, "n"],
-    camera: Int[np.ndarray, "n"],
+    identity: Int[np.ndarray, n],
+    camera: Int[np.ndarray, n],
     trials: Sequence[tuple[np.ndarray, np.ndarray]],
     valid: Callable[..., np.ndarray],
     distance: Distance,
@@ -74,3 +74,14 @@ def score_trials(
             }
         )
     return scores
+
+
+def nearest(
+    distance: Float[Array, "q g"], valid: np.ndarray, number: int
+) -> tuple[Int[np.ndarray, "q k"], np.ndarray]:
+    """The first gallery columns of every query as a picture shows them, and which of them the protocol skips.
+
+    Skipped images keep their place, so that a reader sees what the rule took away.
+    """
+    order = np.argsort(np.asarray(distance), axis=1, kind="stable")[:, :number]
+    return order, ~np.take_along_axis(valid, order, 1)

@@ -12,29 +12,29 @@ from jaxtyping import Array, Bool, Float, Int
 Variant = Literal["released", "paper"]
 
 
-def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
+def safe_sqrt(x: Float[Array, ...]) -> Float[Array, ...]:
     """Square root whose gradient is 0, not infinite, where x <= 0; a distance of zero pulls nowhere."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
-def masked_mean(x: Float[Array, "b"], mask: Bool[Array, "b"]) -> Float[Array, ""]:
+def masked_mean(x: Float[Array, b], mask: Bool[Array, b]) -> Float[Array, ""]:
     """Mean of x where mask is true; 0 where it never is (a modality absent from a batch)."""
     return jnp.where(mask, x, 0.0).sum() / jnp.maximum(mask.sum(), 1)
 
 
-def cross_entropy(logits: Float[Array, "b k"], identity: Int[Array, "b"]) -> Float[Array, "b"]:
+def cross_entropy(logits: Float[Array, "b k"], identity: Int[Array, b]) -> Float[Array, b]:
     """-log p(identity) of each row; identity in 0 .. k-1."""
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), identity[:, None], 1)[:, 0]
 
 
-def shared_identity(logits: Float[Array, "b k"], identity: Int[Array, "b"]) -> Float[Array, ""]:
+def shared_identity(logits: Float[Array, "b k"], identity: Int[Array, b]) -> Float[Array, ""]:
     """L_sh: cross entropy of the classifier shared by both modalities, mean over the batch (supplement, Eq. 2)."""
     return cross_entropy(logits, identity).mean()
 
 
 def specific_identity(
-    own: Float[Array, "b k"], identity: Int[Array, "b"], modality: Int[Array, "b"]
+    own: Float[Array, "b k"], identity: Int[Array, b], modality: Int[Array, b]
 ) -> Float[Array, ""]:
     """L_sp: cross entropy of each row by its own modality's classifier, a mean per modality, summed."""
     loss = cross_entropy(own, identity)
@@ -44,7 +44,7 @@ def specific_identity(
 def mutual_identity(
     own: Float[Array, "b k"],
     other_mean: Float[Array, "b k"],
-    modality: Int[Array, "b"],
+    modality: Int[Array, b],
     *,
     variant: Variant = "released",
 ) -> Float[Array, ""]:
@@ -62,7 +62,7 @@ def mutual_identity(
 
 
 def centre_separation(
-    feature: Float[Array, "b d"], identity: Int[Array, "b"], *, rho1: float = 0.01, rho2: float = 0.7
+    feature: Float[Array, "b d"], identity: Int[Array, b], *, rho1: float = 0.01, rho2: float = 0.7
 ) -> Float[Array, ""]:
     """L_cs (Eq. 5): samples within rho1 of their identity's centre, centres at least rho2 apart.
 

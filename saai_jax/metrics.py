@@ -20,14 +20,14 @@ class RankMetrics(NamedTuple):
     once (SYSU-MM01's CMC). average_precision, inverse_negative_penalty f[q] in [0, 1]. matched bool[q].
     """
 
-    rank: Int[np.ndarray, "q"]
-    identity_rank: Int[np.ndarray, "q"]
-    average_precision: Float[np.ndarray, "q"]
-    inverse_negative_penalty: Float[np.ndarray, "q"]
-    matched: Bool[np.ndarray, "q"]
+    rank: Int[np.ndarray, q]
+    identity_rank: Int[np.ndarray, q]
+    average_precision: Float[np.ndarray, q]
+    inverse_negative_penalty: Float[np.ndarray, q]
+    matched: Bool[np.ndarray, q]
 
 
-def _slots(identity: Int[np.ndarray, "g"]) -> tuple[Int[np.ndarray, "u"], Int[np.ndarray, "u p"]]:
+def _slots(identity: Int[np.ndarray, g]) -> tuple[Int[np.ndarray, u], Int[np.ndarray, "u p"]]:
     """The gallery's identities and each one's rows in gallery order, filled up with g."""
     unique, inverse, count = np.unique(identity, return_inverse=True, return_counts=True)
     order = np.argsort(inverse, kind="stable")
@@ -67,8 +67,8 @@ def _rank(distance, own, valid, slot, *, block: int = 64):
 
 def rank_metrics(
     distance: Float[Array, "q g"],
-    query_identity: Int[np.ndarray, "q"],
-    gallery_identity: Int[np.ndarray, "g"],
+    query_identity: Int[np.ndarray, q],
+    gallery_identity: Int[np.ndarray, g],
     valid: Bool[np.ndarray, "q g"],
 ) -> RankMetrics:
     """Ranks each query's valid gallery images by distance (ties by gallery order) and scores its true matches.
@@ -99,7 +99,7 @@ def rank_metrics(
     )
 
 
-def cmc(rank: Int[np.ndarray, "q"], length: int) -> Float[np.ndarray, "length"]:
+def cmc(rank: Int[np.ndarray, q], length: int) -> Float[np.ndarray, length]:
     """Share of matched queries whose rank is below 1, 2, .. length, in [0, 1].
 
     Raises ValueError if no query has a match.

@@ -38,14 +38,14 @@ class Recipe(NamedTuple):
 
 
 def learning_rate(
-    epoch: Int[np.ndarray, "s"], *, base: float, warmup: int, milestones: tuple[int, ...], decay: float
-) -> Float[np.ndarray, "s"]:
+    epoch: Int[np.ndarray, s], *, base: float, warmup: int, milestones: tuple[int, ...], decay: float
+) -> Float[np.ndarray, s]:
     """Rate of each step by its epoch (from 0): linear warm-up over `warmup` epochs, then a factor at each milestone."""
     warm = np.minimum((epoch + 1) / max(warmup, 1), 1)
     return base * warm * decay ** np.searchsorted(np.asarray(milestones), epoch, side="right")
 
 
-def teacher_rate(epoch: Int[np.ndarray, "s"], *, base: float) -> Float[np.ndarray, "s"]:
+def teacher_rate(epoch: Int[np.ndarray, s], *, base: float) -> Float[np.ndarray, s]:
     """How far the mean classifiers move to their classifiers at each step: min(100 / (e + 2), 1) base, epoch from 0."""
     return base * np.minimum(100 / (epoch + 2), 1)
 
@@ -55,8 +55,8 @@ def loss_terms(
     batch_stats: dict,
     teacher: dict[str, Float[Array, "d k"]],
     image: Float[Array, "b h w 3"],
-    identity: Int[Array, "b"],
-    modality: Int[Array, "b"],
+    identity: Int[Array, b],
+    modality: Int[Array, b],
     *,
     model: nn.Module,
     recipe: Recipe,
@@ -87,8 +87,8 @@ def loss_terms(
 def update(
     state: TrainState,
     image: Float[Array, "b h w 3"],
-    identity: Int[Array, "b"],
-    modality: Int[Array, "b"],
+    identity: Int[Array, b],
+    modality: Int[Array, b],
     rate: Float[Array, ""],
     follow: Float[Array, ""],
     *,
@@ -138,9 +138,9 @@ def train_step(
 def fit(
     state: TrainState,
     batches: Iterable[dict[str, np.ndarray]],
-    epoch: Int[np.ndarray, "s"],
-    rate: Float[np.ndarray, "s"],
-    follow: Float[np.ndarray, "s"],
+    epoch: Int[np.ndarray, s],
+    rate: Float[np.ndarray, s],
+    follow: Float[np.ndarray, s],
     *,
     model: nn.Module,
     recipe: Recipe,

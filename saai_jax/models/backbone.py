@@ -15,15 +15,15 @@ kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 def batch_norm(
     x: Float[Array, "b h w c"],
-    scale: Float[Array, "c"],
-    bias: Float[Array, "c"],
-    mean: Float[Array, "c"],
-    var: Float[Array, "c"],
+    scale: Float[Array, c],
+    bias: Float[Array, c],
+    mean: Float[Array, c],
+    var: Float[Array, c],
     *,
     train: bool,
     momentum: float = 0.9,
     eps: float = 1e-5,
-) -> tuple[Float[Array, "b h w c"], tuple[Float[Array, "c"], Float[Array, "c"]]]:
+) -> tuple[Float[Array, "b h w c"], tuple[Float[Array, c], Float[Array, c]]]:
     """Batch normalisation and the next running (mean, var), as torch.nn.BatchNorm2d: the running variance is unbiased.
 
     Statistics are float32 whatever the dtype of x. Not nn.BatchNorm, whose running variance is the biased one.

@@ -42,7 +42,7 @@ def stripes(x: Float[Array, "b h w c"], parts: int) -> Float[Array, "b p c"]:
 
 def modality_batch_norm(
     x: Float[Array, "b d"],
-    modality: Int[Array, "b"],
+    modality: Int[Array, b],
     scale: Float[Array, "m d"],
     mean: Float[Array, "m d"],
     var: Float[Array, "m d"],
@@ -93,7 +93,7 @@ class ModalityBatchNorm(nn.Module):
     modalities: int = 2
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b d"], modality: Int[Array, "b"], *, train: bool) -> Float[Array, "b d"]:
+    def __call__(self, x: Float[Array, "b d"], modality: Int[Array, b], *, train: bool) -> Float[Array, "b d"]:
         shape = (self.modalities, x.shape[-1])
         scale = self.param("scale", nn.initializers.ones, shape)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape)

@@ -54,7 +54,7 @@ class SAAI(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, image: Float[Array, "b h w 3"], modality: Int[Array, "b"], *, train: bool = False) -> Output:
+    def __call__(self, image: Float[Array, "b h w 3"], modality: Int[Array, b], *, train: bool = False) -> Output:
         x = ResNet(self.stages, self.width, self.bottleneck, self.mam, self.stem_pool, self.dtype, name="backbone")(
             image, train=train
         )
@@ -77,8 +77,23 @@ class SAAI(nn.Module):
         return Output(feature, embedding, similarity, *logits)
 
 
+def feature_map(model: SAAI, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the backbone's map for images of this size in pixels.
+
+    Raises ValueError if the images are smaller than the backbone's stride or the map has no room for the parts.
+    """
+    stride = 16 if model.stem_pool else 8
+    rows, columns = -(-height // stride), -(-width // stride)
+    if min(height, width) < stride:
+        raise ValueError(f"images of {height} x {width} pixels are smaller than the backbone's stride of {stride}")
+    room = {"prototypes": rows * columns, "stripes": rows, "global": model.parts}
+    if model.parts > room[model.pooling]:
+        raise ValueError(f"images of {height} x {width} pixels give a map of {rows} x {columns}: no {model.parts} parts")
+    return rows, columns
+
+
 def teacher_logits(
-    embedding: Float[Array, "b d"], modality: Int[Array, "b"], teacher: dict[str, Float[Array, "d k"]]
+    embedding: Float[Array, "b d"], modality: Int[Array, b], teacher: dict[str, Float[Array, "d k"]]
 ) -> Float[Array, "b k"]:
     """Logits of each row by the mean classifier of the *other* modality (supplement, Eq. 3).
 

@@ -1,0 +1,18 @@
+"""SAAI on LLCM, which the paper does not report.
+
+    python launch.py --config=configs/llcm.py --config.data.root=/data/LLCM --config.model.weights=resnet50-19c8e357.pth
+
+Ours: not measured, the data set is given out on application. The recipe is the released one for SYSU-MM01.
+
+Presets: released (default) or paper; validate holds a tenth of the training identities out.
+"""
+
+from configs import common
+
+
+def get_config(argument: str | None = None):
+    """The experiment with the presets of the argument."""
+    config = common.get_config()
+    config.dataset, config.data.root = "llcm", "data/llcm"
+    common.apply(config, argument)
+    return config

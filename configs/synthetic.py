@@ -1,0 +1,61 @@
+"""The embedded default: a drawn visible-infrared set, a small SAAI trained from scratch, the SYSU-MM01 protocol.
+
+    python launch.py
+
+Presets: tiny or large draw another size; regdb or llcm write and read that layout instead; singleshot, multishot,
+all, indoor choose what is reported; released (default) or paper.
+"""
+
+from configs import common
+
+
+def size(name: str, height: int, width: int) -> common.Preset:
+    """Another size of the drawn set."""
+
+    def preset(config):
+        config.data.synthetic = name
+        config.data.height, config.data.width = height, width
+
+    return preset
+
+
+def layout(name: str) -> common.Preset:
+    """Another data set's folders and protocol."""
+    return lambda config: config.update({"dataset": name})
+
+
+def tiny(config) -> None:
+    """Seconds instead of minutes: shows that everything runs, and learns nothing worth reporting."""
+    size("tiny", 48, 24)(config)
+    config.data.identities, config.data.images = 4, 4
+    config.model.width, config.model.stem_pool = 8, False
+    config.train.epochs = 2
+    config.train.log_every = 1
+
+
+PRESETS = {
+    "tiny": tiny,
+    "small": size("small", 96, 48),
+    "large": size("large", 288, 144),
+    "regdb": layout("regdb"),
+    "llcm": layout("llcm"),
+}
+
+
+def get_config(argument: str | None = None):
+    """The experiment with the presets of the argument."""
+    config = common.get_config()
+    d, m, t = config.data, config.model, config.train
+    d.published, d.validation = False, True
+    d.identities, d.images = 8, 8
+    m.stages, m.width, m.bottleneck, m.mam, m.stem_pool = (1, 1, 1, 1), 16, False, (), True
+    t.epochs, t.warmup, t.milestones = 15, 2, (9, 13)
+    t.learning_rate = 2e-3
+    t.log_every, t.validate_every = 10, 1
+    config.loss.diversity = 0.25
+    config.augment.pad = 4
+    config.eval.baselines = True
+    size("small", 96, 48)(config)
+    common.apply(config, argument, {**PRESETS, **common.REPORTED})
+    d.root = f"data/synthetic-{config.dataset}-{d.synthetic}"
+    return config

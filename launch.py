@@ -1,0 +1,317 @@
+"""Train, evaluate, extract, rank, prepare or examine: python launch.py [--config=FILE[:words]] [--mode=MODE] ..."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from input_pipeline.batches import Decoded
+from input_pipeline.images import collect
+from input_pipeline.index import DataError, Index, Setting
+from input_pipeline.sampling import sampling_plan
+from input_pipeline.source import Source
+from saai_jax import affinity, evaluate, features, plots, results, torch_weights, train
+from saai_jax.checkpoint import CheckpointError, Checkpoints, keep_config
+from saai_jax.log import MetricsLog, progress, read_metrics
+from saai_jax.models.saai import SAAI, feature_map
+from saai_jax.state import TrainState, adam_l2, initial_variables, new_state
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+# What a run may change when it goes on: where things are, what is reported and how often, not what is learned.
+FREE = ("inference", "eval.", "aim.", "data.root", "data.split_dir", "data.packed", "data.threads", "data.workers")
+FREE += ("train.log_every", "train.save_every", "train.validate_every", "model.weights", "model.identities")
+EXPECTED = (DataError, CheckpointError, features.FeaturesError, torch_weights.WeightsError, ValueError, OSError)
+FLAGS = flags.FLAGS
+
+
+def source_of(config: ConfigDict) -> Source:
+    """The configured data set."""
+    return Source(config.dataset, **{k: v for k, v in config.data.items() if k not in ("identities", "images")})
+
+
+def model_of(config: ConfigDict, workdir: str) -> SAAI:
+    """The configured network; its number of identities is that of the run in workdir, of the weights or of the data."""
+    m, saved = dict(config.model), os.path.join(workdir, "config.json")
+    weights = m.pop("weights")
+    if not m["identities"] and os.path.exists(saved):
+        with open(saved) as file:
+            m["identities"] = json.load(file)["model"]["identities"]
+    if not m["identities"] and weights:
+        classifier = torch_weights.read_pth(weights).get("classifier.weight")
+        m["identities"] = 0 if classifier is None else len(classifier)
+    if not m["identities"]:
+        m["identities"] = len(np.unique(source_of(config).training(config.data.images // 2)[0].identity))
+    model = SAAI(**{**m, "dtype": jnp.dtype(m["dtype"])})
+    feature_map(model, config.data.height, config.data.width)
+    return model
+
+
+def initial_state(config: ConfigDict, model: SAAI) -> TrainState:
+    """Step 0: drawn weights, or those that config.model.weights has."""
+    variables, teacher = initial_variables(model, config.data.height, config.data.width, seed=config.seed), None
+    if config.model.weights:
+        stored = torch_weights.read_pth(config.model.weights)
+        backbone_alone = "attn_pool.part_tokens" not in stored
+        variables, teacher = torch_weights.from_torch(stored, variables, partial=backbone_alone)
+    state = new_state(variables, adam_l2(config.train.weight_decay), teacher)
+    # Fresh and restored states must be placed alike, or the step compiles twice.
+    return jax.device_put(state, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+
+
+def trained(config: ConfigDict, workdir: str) -> tuple[SAAI, dict]:
+    """The network with the weights to evaluate: the run's checkpoint, or without one those of config.model.weights."""
+    model = model_of(config, workdir)
+    checkpoints = Checkpoints(os.path.join(workdir, "checkpoints"))
+    state = initial_state(config, model)
+    restored = checkpoints.restore(state, config.eval.checkpoint)
+    checkpoints.close()
+    if restored is None and not config.model.weights:
+        raise CheckpointError(f"{checkpoints.folder} has no checkpoint; train first, or name --config.model.weights")
+    state = restored or state
+    return model, {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def embed(config: ConfigDict, model: SAAI, variables: dict, index: Index, split: str) -> np.ndarray:
+    """Retrieval features of a split, with a bar."""
+    size = config.eval.batch
+    batches = source_of(config).eval_batches(index, split, size)
+    bar = progress(batches, total=-(-len(index) // size), description=f"embed {split}")
+    return evaluate.extract(model, variables, bar)
+
+
+def distances(config: ConfigDict, setting: Setting) -> dict[str, tuple[evaluate.Distance, dict[str, Any]]]:
+    """The configured inferences for a setting, by name: the distance and the parameters it was given."""
+    search = setting.protocol.split("-")[-1]
+    key = f"sysu_{search}_{setting.shots}" if setting.dataset == "sysu" else setting.dataset
+    k1, k2 = config.aim[key]
+    parameters = {"k1": k1, "k2": k2, "variant": config.aim.variant}
+    known = {
+        "cosine": (affinity.cosine, {}),
+        "euclidean": (affinity.euclidean, {}),
+        "aim": (functools.partial(affinity.aim, **parameters), parameters),
+    }
+    names = config.inference.split(",")
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"inference={config.inference!r}: {unknown[0]!r} is none of {', '.join(known)}")
+    return {name: known[name] for name in names}
+
+
+def row(setting: Setting, index: Index, embedding: np.ndarray, name: str, distance, parameters: dict) -> dict:
+    """One line of the results: a setting ranked by one distance."""
+    rule = {"unique_identities": setting.unique_identities}
+    scores = evaluate.score_trials(
+        embedding, index.identity, index.camera, setting.trials, setting.valid, distance, **rule
+    )
+    labels = {key: getattr(setting, key) for key in ("dataset", "protocol", "direction", "shots")}
+    return results.row(**labels, inference=name, parameters=parameters, per_trial=scores)
+
+
+def report(config: ConfigDict, index: Index, embedding: np.ndarray, workdir: str, extra: dict[str, np.ndarray]) -> None:
+    """Ranks every setting by every inference, prints the table and writes results.json.
+
+    extra: embeddings to rank by cosine beside the model's, by the name of their row.
+    """
+    settings = source_of(config).settings(index, config.eval.search, config.eval.shots)
+    plans = [(s, other, name, affinity.cosine, {}) for s in settings for name, other in extra.items()]
+    plans += [(s, embedding, name, *how) for s in settings for name, how in distances(config, s).items()]
+    plans.sort(key=lambda plan: settings.index(plan[0]))  # stable: a setting's rows together, baselines first
+    rows = [row(s, index, e, *rest) for s, e, *rest in progress(plans, total=len(plans), description="rank")]
+    file = os.path.join(workdir, "results.json")
+    results.write(file, rows, command=sys.argv, config=config)
+    print(results.table(rows), flush=True)
+    logging.info("wrote %s", file)
+
+
+def pictures(config: ConfigDict, model: SAAI, variables: dict, index: Index, embedding: np.ndarray, workdir: str) -> None:
+    """Writes curves.png, ranked.png and attention.png for a few test identities."""
+    source = source_of(config)
+    decoded = Decoded(source.images(index, "test"), index, np.arange(len(index)), source.height, source.width)
+    setting = source.settings(index, config.eval.search, config.eval.shots)[-1]
+    query, gallery = setting.trials[0]
+    # Every so-many-th query whose identity is in the gallery.
+    present = query[np.isin(index.identity[query], index.identity[gallery])]
+    shown = present[:: max(len(present) // 6, 1)][:6]
+    valid = setting.valid(index.identity[shown], index.camera[shown], index.identity[gallery], index.camera[gallery])
+    methods = distances(config, setting)
+    found = []
+    for distance, _ in methods.values():
+        # AIM of a query does not depend on the other queries, so a few can be ranked alone.
+        found.append(evaluate.nearest(distance(embedding[shown], embedding[gallery]), valid, 10))
+    rows = gallery[np.stack([order for order, _ in found])]
+    load = lambda rows: np.stack([decoded[r]["image"] for r in rows.ravel()]).reshape(*rows.shape, *decoded[0]["image"].shape)  # noqa: E731, E501
+    plots.ranked_lists(
+        os.path.join(workdir, "ranked.png"),
+        load(shown),
+        load(rows),
+        index.identity[rows] == index.identity[shown][None, :, None],
+        np.stack([skipped for _, skipped in found]),
+        list(methods),
+    )
+    if model.pooling == "prototypes":
+        image, modality = load(shown), index.modality[shown]
+        attention = np.asarray(evaluate.embed(model, variables, image, modality)[1])
+        grid = feature_map(model, source.height, source.width)
+        names = [f"identity {index.identity[r]}, camera {index.camera[r]}" for r in shown]
+        plots.attention_maps(os.path.join(workdir, "attention.png"), image, attention.reshape(len(shown), -1, *grid), names)
+    metrics = os.path.join(workdir, "metrics.jsonl")
+    if os.path.exists(metrics):
+        plots.curves(read_metrics(metrics), os.path.join(workdir, "curves.png"))
+
+
+def mode_train(config: ConfigDict, workdir: str) -> None:
+    """Trains, or goes on where the run in workdir stopped, and evaluates."""
+    c, t, source = config, config.train, source_of(config)
+    index, validation = source.training(c.data.images // 2)
+    labels = index.labels()
+    plan = sampling_plan(
+        labels, index.modality, identities=c.data.identities, images=c.data.images, epochs=t.epochs, seed=c.seed
+    )
+    counted = plan.steps_per_epoch
+    logging.info("%d images of %d identities; %d steps, %d to %d an epoch", len(index), labels.max() + 1, len(plan.rows), counted.min(), counted.max())
+    if not (c.model.weights or source.synthetic):
+        logging.warning(
+            "training from random weights: published results start from ImageNet. Fetch resnet50-19c8e357.pth from "
+            "torchvision and name it with --config.model.weights"
+        )
+    with c.unlocked():
+        c.model.identities = int(labels.max()) + 1
+    keep_config(os.path.join(workdir, "config.json"), json.loads(c.to_json()), FREE)
+    model = model_of(c, workdir)
+    checkpoints = Checkpoints(os.path.join(workdir, "checkpoints"))
+    fresh = initial_state(c, model)
+    state = checkpoints.restore(fresh) or fresh
+    start = int(state.step)
+    if start:
+        logging.info("going on after step %d of %d", start, len(plan.rows))
+
+    def validate(variables: dict) -> dict[str, float]:
+        assert validation is not None
+        vector = embed(c, model, variables, validation, "validation")
+        scored = row(source.validation_setting(validation), validation, vector, "cosine", affinity.cosine, {})
+        return {key: scored[key] for key in ("rank1", "map")}
+
+    with MetricsLog(os.path.join(workdir, "metrics.jsonl"), start) as log:
+        state = train.fit(
+            state,
+            source.train_batches(index, plan.rows[start:]),
+            plan.epoch,
+            train.learning_rate(plan.epoch, base=t.learning_rate, warmup=t.warmup, milestones=t.milestones, decay=t.decay),
+            train.teacher_rate(plan.epoch, base=t.teacher_rate),
+            model=model,
+            recipe=train.Recipe(**c.loss, **c.augment, weight_decay=t.weight_decay),
+            seed=c.seed,
+            checkpoints=checkpoints,
+            log=log,
+            log_every=t.log_every,
+            save_every=t.save_every,
+            validate=validate if validation is not None else None,
+            validate_every=t.validate_every,
+        )
+    checkpoints.close()
+    mode_evaluate(c, workdir)
+
+
+def mode_evaluate(config: ConfigDict, workdir: str) -> None:
+    """Ranks the test set with the run's weights and draws the pictures."""
+    index = source_of(config).read("test")
+    model, variables = trained(config, workdir)
+    embedding = embed(config, model, variables, index, "test")
+    extra = {}
+    if config.eval.baselines:
+        batches = source_of(config).eval_batches(index, "test", config.eval.batch)
+        chance = np.random.default_rng(0).standard_normal((len(index), 16)).astype(np.float32)
+        extra = {"chance (random features)": chance, "nearest pixels": evaluate.pixels(batches)}
+    report(config, index, embedding, workdir, extra)
+    pictures(config, model, variables, index, embedding, workdir)
+
+
+def mode_extract(config: ConfigDict, workdir: str) -> None:
+    """Writes features-<split>.npz of config.eval.extract_split: train, validation or test."""
+    split = config.eval.extract_split
+    found = source_of(config).splits(config.data.images // 2)
+    if split not in found:
+        raise ValueError(f"eval.extract_split is {split!r}, this configuration has {', '.join(found)}")
+    index = found[split]
+    embedding = embed(config, *trained(config, workdir), index, split)
+    file = os.path.join(workdir, f"features-{split}.npz")
+    features.save(file, features.Features(embedding, index.identity, index.camera, index.modality, index.path))
+    logging.info("wrote %d features of length %d to %s", *embedding.shape, file)
+
+
+def mode_rank(config: ConfigDict, workdir: str) -> None:
+    """Ranks a features file, whatever made it, by the data set's protocol."""
+    if not FLAGS.features:
+        raise ValueError("--mode=rank needs --features=FILE, an .npz as --mode=extract writes it")
+    f = features.load(FLAGS.features)
+    report(config, Index(f.path, f.identity, f.camera, f.modality), f.embedding, workdir, {})
+
+
+def mode_prepare(config: ConfigDict, workdir: str) -> None:
+    """Packs every split into array_record files below config.data.packed, or workdir/packed."""
+    source, folder = source_of(config), config.data.packed or os.path.join(workdir, "packed")
+    splits = source.splits(config.data.images // 2)
+    collect(lambda name: source.pack(splits[name], name, folder), splits)
+    logging.info("packed %s; train from it with --config.data.packed=%s", ", ".join(splits), folder)
+
+
+def mode_doctor(config: ConfigDict, workdir: str) -> None:
+    """Lists everything that is wrong with the data set on disk; exits with 1 if anything is that stops training."""
+    del workdir
+    found = source_of(config).examine()
+    print("\n".join(found) if found else f"{config.data.root}: nothing wrong was found")
+    if any(not line.startswith("warning:") for line in found):
+        sys.exit(1)
+
+
+MODES = {
+    "train": mode_train,
+    "evaluate": mode_evaluate,
+    "extract": mode_extract,
+    "rank": mode_rank,
+    "prepare": mode_prepare,
+    "doctor": mode_doctor,
+}
+
+config_flags.DEFINE_config_file("config", os.path.join(HERE, "configs", "synthetic.py"), "A file in configs/, with presets after a colon.")
+flags.DEFINE_enum("mode", "train", list(MODES), "What to do; train evaluates too.")
+flags.DEFINE_string("workdir", None, "Where the run is kept; workdir/<config> by default.")
+flags.DEFINE_string("features", None, "--mode=rank: the features file.")
+
+
+def main(_) -> None:
+    """Runs the mode; an expected error is one message, not a traceback."""
+    logging.set_verbosity(logging.INFO)
+    # The libraries log every step they take to the same place; of theirs only warnings are for the user.
+    logging.get_absl_handler().addFilter(lambda r: r.levelno >= 30 or r.pathname.startswith(HERE))
+    name = config_flags.get_config_filename(FLAGS["config"])
+    workdir = FLAGS.workdir or os.path.join("workdir", os.path.basename(name).replace(".py", "").replace(":", "-"))
+    started = time.monotonic()
+    try:
+        MODES[FLAGS.mode](FLAGS.config, workdir)
+    except EXPECTED as error:
+        if os.environ.get("SAAI_DEBUG"):
+            raise
+        sys.exit(f"launch.py: {error}")
+    logging.info("%s took %.0f s", FLAGS.mode, time.monotonic() - started)
+
+
+def parse(argv: list[str]) -> list[str]:
+    """absl's flags, with a wrong one as a message instead of a traceback."""
+    try:
+        return FLAGS(argv)
+    except (flags.Error, AttributeError, OSError) as error:
+        sys.exit(f"launch.py: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)
