@@ -15,7 +15,6 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from input_pipeline.batches import Decoded
 from input_pipeline.images import collect
 from input_pipeline.index import DataError, Index, Setting
 from input_pipeline.sampling import sampling_plan
@@ -132,11 +131,14 @@ def report(config: ConfigDict, index: Index, embedding: np.ndarray, workdir: str
     logging.info("wrote %s", file)
 
 
-def pictures(config: ConfigDict, model: SAAI, variables: dict, index: Index, embedding: np.ndarray, workdir: str) -> None:
+def pictures(
+    config: ConfigDict, model: SAAI, variables: dict, index: Index, embedding: np.ndarray, workdir: str
+) -> None:
     """Writes curves.png, ranked.png and attention.png for a few test identities."""
     source = source_of(config)
-    decoded = Decoded(source.images(index, "test"), index, np.arange(len(index)), source.height, source.width)
-    setting = source.settings(index, config.eval.search, config.eval.shots)[-1]
+    # The largest gallery shows most: all-search multi-shot of SYSU-MM01.
+    settings = source.settings(index, config.eval.search, config.eval.shots)
+    setting = max(settings, key=lambda s: len(s.trials[0].gallery))
     query, gallery = setting.trials[0]
     # Every so-many-th query whose identity is in the gallery.
     present = query[np.isin(index.identity[query], index.identity[gallery])]
@@ -148,21 +150,22 @@ def pictures(config: ConfigDict, model: SAAI, variables: dict, index: Index, emb
         # AIM of a query does not depend on the other queries, so a few can be ranked alone.
         found.append(evaluate.nearest(distance(embedding[shown], embedding[gallery]), valid, 10))
     rows = gallery[np.stack([order for order, _ in found])]
-    load = lambda rows: np.stack([decoded[r]["image"] for r in rows.ravel()]).reshape(*rows.shape, *decoded[0]["image"].shape)  # noqa: E731, E501
     plots.ranked_lists(
         os.path.join(workdir, "ranked.png"),
-        load(shown),
-        load(rows),
+        source.pictures(index, "test", shown),
+        source.pictures(index, "test", rows),
         index.identity[rows] == index.identity[shown][None, :, None],
         np.stack([skipped for _, skipped in found]),
         list(methods),
     )
     if model.pooling == "prototypes":
-        image, modality = load(shown), index.modality[shown]
+        image, modality = source.pictures(index, "test", shown), index.modality[shown]
         attention = np.asarray(evaluate.embed(model, variables, image, modality)[1])
         grid = feature_map(model, source.height, source.width)
         names = [f"identity {index.identity[r]}, camera {index.camera[r]}" for r in shown]
-        plots.attention_maps(os.path.join(workdir, "attention.png"), image, attention.reshape(len(shown), -1, *grid), names)
+        plots.attention_maps(
+            os.path.join(workdir, "attention.png"), image, attention.reshape(len(shown), -1, *grid), names
+        )
     metrics = os.path.join(workdir, "metrics.jsonl")
     if os.path.exists(metrics):
         plots.curves(read_metrics(metrics), os.path.join(workdir, "curves.png"))
@@ -177,7 +180,14 @@ def mode_train(config: ConfigDict, workdir: str) -> None:
         labels, index.modality, identities=c.data.identities, images=c.data.images, epochs=t.epochs, seed=c.seed
     )
     counted = plan.steps_per_epoch
-    logging.info("%d images of %d identities; %d steps, %d to %d an epoch", len(index), labels.max() + 1, len(plan.rows), counted.min(), counted.max())
+    logging.info(
+        "%d images of %d identities; %d steps, %d to %d an epoch",
+        len(index),
+        labels.max() + 1,
+        len(plan.rows),
+        counted.min(),
+        counted.max(),
+    )
     if not (c.model.weights or source.synthetic):
         logging.warning(
             "training from random weights: published results start from ImageNet. Fetch resnet50-19c8e357.pth from "
@@ -205,7 +215,9 @@ def mode_train(config: ConfigDict, workdir: str) -> None:
             state,
             source.train_batches(index, plan.rows[start:]),
             plan.epoch,
-            train.learning_rate(plan.epoch, base=t.learning_rate, warmup=t.warmup, milestones=t.milestones, decay=t.decay),
+            train.learning_rate(
+                plan.epoch, base=t.learning_rate, warmup=t.warmup, milestones=t.milestones, decay=t.decay
+            ),
             train.teacher_rate(plan.epoch, base=t.teacher_rate),
             model=model,
             recipe=train.Recipe(**c.loss, **c.augment, weight_decay=t.weight_decay),
@@ -282,7 +294,9 @@ MODES = {
     "doctor": mode_doctor,
 }
 
-config_flags.DEFINE_config_file("config", os.path.join(HERE, "configs", "synthetic.py"), "A file in configs/, with presets after a colon.")
+config_flags.DEFINE_config_file(
+    "config", os.path.join(HERE, "configs", "synthetic.py"), "A file in configs/, with presets after a colon."
+)
 flags.DEFINE_enum("mode", "train", list(MODES), "What to do; train evaluates too.")
 flags.DEFINE_string("workdir", None, "Where the run is kept; workdir/<config> by default.")
 flags.DEFINE_string("features", None, "--mode=rank: the features file.")

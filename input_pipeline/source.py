@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 
 from input_pipeline import doctor, records, synthetic
-from input_pipeline.batches import Batch, eval_batches, train_batches
+from input_pipeline.batches import Batch, Decoded, eval_batches, train_batches
 from input_pipeline.images import Folder
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
 from input_pipeline.sampling import incomplete_identities
@@ -76,7 +76,9 @@ class Source:
                 rows, validation = rows.hold_out(10)
         few = incomplete_identities(rows.identity, rows.modality, each) if self.skip_incomplete else []
         if few:
-            logging.warning("%d identities with fewer than %d images of a modality are left out: %s", len(few), each, few)
+            logging.warning(
+                "%d identities with fewer than %d images of a modality are left out: %s", len(few), each, few
+            )
             rows = rows.take(~np.isin(rows.identity, few))
         return rows, validation
 
@@ -111,6 +113,13 @@ class Source:
         size = {"height": self.height, "width": self.width, "threads": self.threads, "workers": self.workers}
         return eval_batches(self.images(index, split), index, batch=batch, **size)
 
+    def pictures(self, index: Index, split: str, rows: np.ndarray) -> np.ndarray:
+        """u8[* h w 3], the pictures of rows i32[*] of a split."""
+        decoded = Decoded(self.images(index, split), index, rows, self.height, self.width)
+        return np.stack([decoded[i]["image"] for i in range(len(decoded))]).reshape(
+            *rows.shape, self.height, self.width, 3
+        )
+
     def settings(self, index: Index, search: str, shots: str) -> list[Setting]:
         """The settings of the protocol; of SYSU-MM01 those of the comma-separated searches and shots.
 
@@ -120,7 +129,9 @@ class Source:
             return self.reader.settings(index, published=self.published)
         searches, numbers = search.split(","), shots.split(",")
         if not set(searches) <= {"all", "indoor"} or not set(numbers) <= {"single", "multi"}:
-            raise ValueError(f"search={search!r}, shots={shots!r}; expected words of 'all,indoor' and of 'single,multi'")
+            raise ValueError(
+                f"search={search!r}, shots={shots!r}; expected words of 'all,indoor' and of 'single,multi'"
+            )
         split_dir = self.split_dir or os.path.join(self.root, "exp")
         every = self.reader.settings(index, split_dir, published=self.published)
         return [s for s in every if s.protocol.split("-")[-1] in searches and s.shots in numbers]

@@ -59,9 +59,10 @@ class Checkpoints:
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
         try:
             return self._checkpointer.load_checkpointables(chosen.step, {"state": abstract})["state"]
-        except ValueError as error:
+        except Exception as error:  # whatever orbax meets, it wraps in errors of its own that print the whole tree
+            cause = str(error.__cause__ or error)[:500]
             raise CheckpointError(
-                f"{self.folder}: step {chosen.step} does not fit this configuration's model: {error}"
+                f"{self.folder}: step {chosen.step} cannot be read as this configuration's model: {cause}"
             ) from error
 
     def close(self) -> None:
@@ -84,7 +85,9 @@ def keep_config(file: str, config: Mapping[str, Any], free: Sequence[str]) -> No
             if before.get(key) != now.get(key) and not key.startswith(tuple(free))
         ]
         if changed:
-            raise CheckpointError(f"{file} is of a run with another configuration; use another --workdir: {'; '.join(changed)}")
+            raise CheckpointError(
+                f"{file} is of a run with another configuration; use another --workdir. {'; '.join(changed)}"
+            )
     with replacing(file) as temporary:
         temporary.write_text(text)
 

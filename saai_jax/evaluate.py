@@ -76,9 +76,7 @@ def score_trials(
     return scores
 
 
-def nearest(
-    distance: Float[Array, "q g"], valid: np.ndarray, number: int
-) -> tuple[Int[np.ndarray, "q k"], np.ndarray]:
+def nearest(distance: Float[Array, "q g"], valid: np.ndarray, number: int) -> tuple[Int[np.ndarray, "q k"], np.ndarray]:
     """The first gallery columns of every query as a picture shows them, and which of them the protocol skips.
 
     Skipped images keep their place, so that a reader sees what the rule took away.

@@ -33,9 +33,7 @@ def shared_identity(logits: Float[Array, "b k"], identity: Int[Array, b]) -> Flo
     return cross_entropy(logits, identity).mean()
 
 
-def specific_identity(
-    own: Float[Array, "b k"], identity: Int[Array, b], modality: Int[Array, b]
-) -> Float[Array, ""]:
+def specific_identity(own: Float[Array, "b k"], identity: Int[Array, b], modality: Int[Array, b]) -> Float[Array, ""]:
     """L_sp: cross entropy of each row by its own modality's classifier, a mean per modality, summed."""
     loss = cross_entropy(own, identity)
     return masked_mean(loss, modality == 0) + masked_mean(loss, modality == 1)

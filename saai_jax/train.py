@@ -109,7 +109,7 @@ def update(
     )
     direction, opt_state = adam_l2(recipe.weight_decay).update(gradient, state.opt_state, state.params)
     params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
-    metrics = {"loss": loss, **terms, "gradient_norm": optax.global_norm(gradient)}
+    metrics = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(gradient)}
     return TrainState(state.step + 1, params, batch_stats, teacher, opt_state), metrics
 
 

@@ -82,13 +82,16 @@ def feature_map(model: SAAI, height: int, width: int) -> tuple[int, int]:
 
     Raises ValueError if the images are smaller than the backbone's stride or the map has no room for the parts.
     """
-    stride = 16 if model.stem_pool else 8
+    # Halved by the first convolution, its pooling, and every stage but the first and the last of four.
+    stride = 2 ** (1 + model.stem_pool + min(len(model.stages) - 1, 2))
     rows, columns = -(-height // stride), -(-width // stride)
     if min(height, width) < stride:
         raise ValueError(f"images of {height} x {width} pixels are smaller than the backbone's stride of {stride}")
     room = {"prototypes": rows * columns, "stripes": rows, "global": model.parts}
     if model.parts > room[model.pooling]:
-        raise ValueError(f"images of {height} x {width} pixels give a map of {rows} x {columns}: no {model.parts} parts")
+        raise ValueError(
+            f"{height} x {width} pixels give a map of {rows} x {columns}, too small for {model.parts} parts"
+        )
     return rows, columns
 
 

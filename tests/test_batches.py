@@ -1,0 +1,141 @@
+"""Batches of decoded images: the same whatever machinery reads them, and Pillow's own pixels."""
+
+import contextlib
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from input_pipeline.batches import Decoded, eval_batches, train_batches
+from input_pipeline.images import Folder
+from input_pipeline.index import Index
+
+N, B, HEIGHT, WIDTH = 22, 8, 12, 6
+KEYS = ("image", "identity", "camera", "modality")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """(images, index) of pictures of random pixels, sizes and modes."""
+    root = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for i in range(N):
+        h, w = random.integers(5, 30, 2)
+        pixels = random.integers(0, 256, (h, w, 3)[: 3 if i % 3 else 2], np.uint8)
+        Image.fromarray(pixels).save(root / f"{i:02d}.png")
+    index = Index(
+        [f"{i:02d}.png" for i in range(N)], 5 + 3 * (np.arange(N) % 7), 1 + np.arange(N) % 6, np.arange(N) % 2
+    )
+    return Folder(root, index), index
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return np.random.default_rng(1).integers(0, N, (6, B)).astype(np.int32)
+
+
+@contextlib.contextmanager
+def reading(batches):
+    """grain's threads and processes end with the iterator."""
+    try:
+        yield batches
+    finally:
+        batches.close()
+
+
+def collect(batches):
+    """Every batch as copies, with workers the arrays lie in memory that they reuse."""
+    with reading(batches):
+        return [{key: np.array(batch[key]) for key in KEYS} for batch in batches]
+
+
+def train(data, rows, **options):
+    return collect(train_batches(*data, rows, height=HEIGHT, width=WIDTH, **options))
+
+
+def evaluate(data, **options):
+    return collect(eval_batches(*data, height=HEIGHT, width=WIDTH, **options))
+
+
+def expected(data, rows):
+    """The batch of some rows, by Pillow alone."""
+    folder, index = data
+    pictures = [Image.open(f"{folder.root}/{index.path[row]}").convert("RGB") for row in rows]
+    small = [picture.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR) for picture in pictures]
+    label = {identity: i for i, identity in enumerate(sorted(set(index.identity.tolist())))}
+    return {
+        "image": np.stack([np.asarray(picture) for picture in small]),
+        "identity": np.array([label[int(index.identity[row])] for row in rows], np.int32),
+        "camera": index.camera[rows],
+        "modality": index.modality[rows],
+    }
+
+
+def assert_same(found, wanted):
+    assert len(found) == len(wanted)
+    for one, two in zip(found, wanted, strict=True):
+        for key in KEYS:
+            assert one[key].dtype == two[key].dtype
+            np.testing.assert_array_equal(one[key], two[key], err_msg=key)
+
+
+def test_train_batches_hold_the_rows_of_the_plan_in_pillows_pixels(data, rows):
+    found = train(data, rows)
+    assert found[0]["image"].shape == (B, HEIGHT, WIDTH, 3)
+    assert found[0]["image"].dtype == np.uint8
+    assert {found[0][key].dtype for key in KEYS[1:]} == {np.dtype(np.int32)}
+    assert_same(found, [expected(data, row) for row in rows])
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+def test_any_number_of_threads(data, rows, threads):
+    assert_same(train(data, rows, threads=threads), [expected(data, row) for row in rows])
+
+
+def test_any_number_of_workers(data, rows):
+    wanted = [expected(data, row) for row in rows]
+    for workers in (1, 2):
+        assert_same(train(data, rows, workers=workers, threads=2), wanted)
+    last = evaluate(data, batch=B, workers=2, threads=2)
+    assert_same(last, evaluate(data, batch=B))
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_the_hosts_shares_side_by_side_are_the_batch(data, rows, hosts):
+    shares = [train(data, rows, host=host, hosts=hosts) for host in range(hosts)]
+    assert {len(batch["identity"]) for share in shares for batch in share} == {B // hosts}
+    whole = [{key: np.concatenate([s[key] for s in step]) for key in KEYS} for step in zip(*shares, strict=True)]
+    assert_same(whole, train(data, rows))
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_a_resumed_run_reads_the_rest_of_the_rows(data, rows, step):
+    assert_same(train(data, rows[step:]), train(data, rows)[step:])
+
+
+def test_nothing_is_read_twice_or_kept(data, rows):
+    with reading(train_batches(*data, rows, height=HEIGHT, width=WIDTH)) as batches:
+        first = [np.array(batch["image"]) for batch in itertools.islice(batches, 2)]
+        rest = [np.array(batch["image"]) for batch in batches]
+    np.testing.assert_array_equal(first + rest, [expected(data, row)["image"] for row in rows])
+
+
+@pytest.mark.parametrize("batch", [B, 11, 50])
+def test_eval_batches_are_every_image_once_in_index_order(data, batch):
+    found = evaluate(data, batch=batch)
+    starts = range(0, N, batch)
+    assert [len(one["identity"]) for one in found] == [min(batch, N - start) for start in starts]
+    assert_same(found, [expected(data, np.arange(start, min(start + batch, N))) for start in starts])
+
+
+def test_a_plans_batches_have_room_for_every_host(data, rows):
+    with pytest.raises(ValueError, match="a batch of 8 images cannot be divided evenly among 3 hosts"):
+        train_batches(*data, rows, height=HEIGHT, width=WIDTH, hosts=3)
+
+
+def test_decoded_is_by_place_in_the_rows(data):
+    source = Decoded(*data, np.array([[4, 2], [2, 9]]), HEIGHT, WIDTH)
+    assert len(source) == 4
+    assert source[np.int64(3)]["camera"] == data[1].camera[9]
+    np.testing.assert_array_equal(source[1]["image"], source[2]["image"])

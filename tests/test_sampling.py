@@ -1,0 +1,119 @@
+"""The sampling plan by what every batch and every epoch must hold, for drawn labels."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from input_pipeline.index import INFRARED, VISIBLE, DataError
+from input_pipeline.sampling import incomplete_identities, rows_by_modality, sampling_plan
+
+quick = settings(deadline=None, max_examples=30)
+SEEDS = st.integers(0, 2**31)
+COUNTS = st.lists(st.tuples(st.integers(2, 9), st.integers(2, 9)), min_size=3, max_size=7)
+
+
+def labels(counts, seed=0):
+    """identity, modality of (visible, infrared) images each, rows shuffled; identities are 3, 10, 17, ..."""
+    pairs = [(3 + 7 * i, m) for i, two in enumerate(counts) for m, n in enumerate(two) for _ in range(n)]
+    return np.random.default_rng(seed).permutation(np.array(pairs, np.int32)).T
+
+
+def epochs_of(plan):
+    return [plan.rows[plan.epoch == e] for e in range(plan.epoch[-1] + 1)]
+
+
+@quick
+@given(COUNTS, SEEDS, st.integers(1, 3), st.sampled_from([2, 4]))
+def test_every_batch_and_every_epoch(counts, seed, p, k):
+    identity, modality = labels(counts, seed)
+    plan = sampling_plan(identity, modality, identities=p, images=k, epochs=3, seed=seed)
+    assert plan.rows.shape == (len(plan.epoch), p * k)
+    assert plan.rows.dtype == plan.epoch.dtype == np.int32
+    for row in plan.rows:
+        groups = identity[row].reshape(p, k)
+        np.testing.assert_array_equal(groups, np.repeat(groups[:, :1], k, 1))
+        assert len(set(groups[:, 0])) == p
+        np.testing.assert_array_equal(modality[row], [INFRARED, VISIBLE] * (p * k // 2))
+    assert sorted(set(plan.epoch.tolist())) == [0, 1, 2]
+    assert (np.diff(plan.epoch) >= 0).all()
+    np.testing.assert_array_equal(plan.steps_per_epoch, [len(rows) for rows in epochs_of(plan)])
+    chunks = {3 + 7 * i: min(two) // (k // 2) for i, two in enumerate(counts)}
+    for rows in epochs_of(plan):
+        assert len(np.unique(rows)) == rows.size  # no image twice
+        used = {i: (identity[rows] == i).sum() // k for i in chunks}
+        assert all(used[i] <= chunks[i] for i in chunks)
+        assert sum(used[i] < chunks[i] for i in chunks) < p  # too few are left for one more batch
+
+
+@quick
+@given(COUNTS, SEEDS)
+def test_one_identity_a_batch_uses_every_pair(counts, seed):
+    identity, modality = labels(counts, seed)
+    plan = sampling_plan(identity, modality, identities=1, images=4, epochs=2, seed=seed)
+    for rows in epochs_of(plan):
+        for i, two in enumerate(counts):
+            assert (identity[rows][:, 0] == 3 + 7 * i).sum() == min(two) // 2
+
+
+@quick
+@given(COUNTS, SEEDS, st.integers(1, 4))
+def test_a_longer_run_begins_with_the_shorter(counts, seed, epochs):
+    identity, modality = labels(counts, seed)
+    long, short = (sampling_plan(identity, modality, identities=2, images=2, epochs=n, seed=seed) for n in (5, epochs))
+    np.testing.assert_array_equal(long.rows[: len(short.rows)], short.rows)
+    np.testing.assert_array_equal(long.epoch[: len(short.rows)], short.epoch)
+    assert (long.epoch[len(short.rows) :] >= epochs).all()
+
+
+def test_an_epoch_depends_on_seed_and_number_alone():
+    identity, modality = labels([(9, 8), (7, 9), (8, 8), (9, 9)])
+
+    def run(seed):
+        return epochs_of(sampling_plan(identity, modality, identities=2, images=4, epochs=2, seed=seed))
+
+    np.random.seed(1)  # noqa: NPY002  the global generator is neither read
+    one, two = run(5), run(6)
+    assert np.random.random() == np.random.RandomState(1).random()  # noqa: NPY002  nor moved
+    for a, b in zip(one, run(5), strict=True):
+        np.testing.assert_array_equal(a, b)
+    n = min(map(len, (*one, *two)))
+    drawn = {epoch[:n].tobytes() for epoch in (*one, *two)}
+    assert len(drawn) == 4  # neither epochs nor seeds repeat one another, seed 6 does not begin with epoch 1 of seed 5
+
+
+def test_every_image_of_the_richer_modality_is_drawn_as_often():
+    identity, modality = labels([(12, 4), (4, 12)])
+    plan = sampling_plan(identity, modality, identities=2, images=8, epochs=300, seed=0)
+    assert len(plan.rows) == 300  # one chunk of 4 + 4 each
+    times = np.bincount(plan.rows.ravel(), minlength=len(identity))
+    rows = rows_by_modality(identity, modality)
+    np.testing.assert_array_equal(times[[*rows[3][INFRARED], *rows[10][VISIBLE]]], 300)
+    rich = times[[*rows[3][VISIBLE], *rows[10][INFRARED]]]
+    assert abs(rich - 100).max() < 5 * np.sqrt(300 * (1 / 3) * (2 / 3))
+    assert 0.3 < (identity[plan.rows[:, 0]] == 3).mean() < 0.7  # either identity comes first
+    assert len(np.unique(plan.rows[:, 0])) == 4 + 12  # as any of its images
+
+
+def test_rows_by_modality_and_incomplete_identities():
+    identity, modality = np.array([4, 2, 4, 4, 2, 9]), np.array([1, 0, 0, 1, 1, 0])
+    rows = rows_by_modality(identity, modality)
+    found = {i: {m: r.tolist() for m, r in by.items()} for i, by in rows.items()}
+    assert found == {2: {0: [1], 1: [4]}, 4: {0: [2], 1: [0, 3]}, 9: {0: [5], 1: []}}
+    assert list(rows) == [2, 4, 9]
+    assert incomplete_identities(identity, modality, 1) == [9]
+    assert incomplete_identities(identity, modality, 2) == [2, 4, 9]
+
+
+def test_errors():
+    identity, modality = labels([(4, 4), (4, 3), (2, 4), (4, 0)])
+    few = r"3 training identities have fewer than 4 visible or 4 infrared images: 10, 17, 24; .*skip_incomplete=True"
+    with pytest.raises(DataError, match=few):
+        sampling_plan(identity, modality, identities=1, images=8, epochs=1, seed=0)
+    with pytest.raises(DataError, match=r"25 training identities .*: 3, 10, .*, 136 \.\.\.;"):
+        sampling_plan(*labels([(2, 1)] * 25), identities=1, images=4, epochs=1, seed=0)
+    with pytest.raises(DataError, match=r"a batch needs 3 identities, the training set has 2; .*data\.identities"):
+        sampling_plan(*labels([(4, 4)] * 2), identities=3, images=4, epochs=1, seed=0)
+    for images in (7, 0, -2):
+        with pytest.raises(ValueError, match=f"{images} images of an identity in a batch; expected an even number"):
+            sampling_plan(identity, modality, identities=1, images=images, epochs=1, seed=0)

@@ -1,0 +1,179 @@
+"""The step and the loop: the optimiser against a NumPy Adam, rates against the paper's schedule, resume bit for bit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from saai_jax import train
+from saai_jax.checkpoint import CheckpointError, Checkpoints, keep_config
+from saai_jax.log import MetricsLog, read_metrics
+from saai_jax.models.saai import SAAI, feature_map
+from saai_jax.state import adam_l2, initial_variables, new_state
+
+MODEL = SAAI(4, parts=3, stages=(1, 1), width=4, bottleneck=False)
+RECIPE = train.Recipe(pad=2)
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return initial_variables(MODEL, 32, 16, seed=0)
+
+
+def batch(step: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(step)
+    return {
+        "image": random.integers(0, 256, (8, 32, 16, 3), np.uint8),
+        "identity": np.repeat(np.arange(2), 4).astype(np.int32) + step % 3,
+        "camera": np.tile([3, 1], 4).astype(np.int32),
+        "modality": np.tile([1, 0], 4).astype(np.int32),
+    }
+
+
+def fresh(variables):
+    return new_state(jax.tree.map(jnp.copy, variables), adam_l2(RECIPE.weight_decay))
+
+
+def run(state, folder, *, stop: int = STEPS):
+    """Trains to `stop` of a plan of STEPS with two-step epochs, saving each epoch."""
+    epoch = np.arange(STEPS, dtype=np.int32) // 2
+    checkpoints = Checkpoints(folder / "checkpoints")
+    start = int(state.step)
+    with MetricsLog(folder / "metrics.jsonl", start) as log:
+        state = train.fit(
+            state,
+            (batch(step) for step in range(start, stop)),
+            epoch,
+            train.learning_rate(epoch, base=1e-2, warmup=2, milestones=(2,), decay=0.1),
+            train.teacher_rate(epoch, base=0.2),
+            model=MODEL,
+            recipe=RECIPE,
+            seed=0,
+            checkpoints=checkpoints,
+            log=log,
+            log_every=1,
+            save_every=1,
+            validate=lambda variables: {"map": float(jnp.abs(variables["params"]["neck"]["scale"]).mean())},
+            validate_every=1,
+        )
+    checkpoints.close()
+    return state
+
+
+def test_update_is_adam_with_coupled_l2_and_a_teacher_that_moves_first(variables):
+    """Three steps against Kingma & Ba's Algorithm 1 in float64, fed with the gradients of the loss."""
+    state = fresh(variables)
+    gradient = jax.jit(jax.grad(train.loss_terms, has_aux=True), static_argnames=("model", "recipe"))
+    step = jax.jit(train.update, static_argnames=("model", "recipe"))
+    flat = lambda tree: np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)])  # noqa: E731
+    weights, m, v = flat(state.params), 0.0, 0.0
+    mean = np.asarray(state.teacher["visible"], np.float64)
+    for t in (1, 2, 3):
+        b = batch(t)
+        image = jnp.asarray(b["image"], jnp.float32) / 255
+        classifier = np.asarray(state.params["visible_classifier"]["kernel"], np.float64)
+        mean = 0.7 * mean + 0.3 * classifier
+        teacher = {
+            name: 0.7 * state.teacher[name] + 0.3 * state.params[f"{name}_classifier"]["kernel"]
+            for name in ("visible", "infrared")
+        }
+        arguments = (image, b["identity"], b["modality"])
+        g = flat(
+            gradient(state.params, state.batch_stats, teacher, *arguments, model=MODEL, recipe=RECIPE)[0]
+        ) + RECIPE.weight_decay * flat(state.params)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        weights = weights - 1e-3 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        state, _ = step(state, *arguments, jnp.float32(1e-3), jnp.float32(0.3), model=MODEL, recipe=RECIPE)
+        # An entry whose gradient is rounding noise moves by an arbitrary sign: compare where it is not.
+        clear = np.abs(g) > 1e-5
+        np.testing.assert_allclose(flat(state.params)[clear], weights[clear], atol=1e-5)
+        weights = flat(state.params)
+        np.testing.assert_allclose(state.teacher["visible"], mean, atol=1e-6)
+
+
+def test_rates_are_the_released_schedule():
+    epoch = np.arange(160)
+    rate = train.learning_rate(epoch, base=1.0, warmup=10, milestones=(80, 120), decay=0.1)
+    np.testing.assert_allclose(rate[[0, 4, 9, 10, 79, 80, 119, 120, 159]], [0.1, 0.5, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    follow = train.teacher_rate(epoch, base=0.02)
+    np.testing.assert_allclose(follow[:99], 0.02)
+    np.testing.assert_allclose(follow[[99, 159]], [0.02 * 100 / 101, 0.02 * 100 / 161])
+
+
+def test_a_stopped_run_continues_bit_for_bit(variables, tmp_path):
+    whole = run(fresh(variables), tmp_path / "whole")
+    run(fresh(variables), tmp_path / "parts", stop=4)
+    checkpoints = Checkpoints(tmp_path / "parts" / "checkpoints")
+    restored = checkpoints.restore(fresh(variables))
+    checkpoints.close()
+    assert int(restored.step) == 4
+    parts = run(restored, tmp_path / "parts")
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), whole, parts))
+    assert read_metrics(tmp_path / "whole" / "metrics.jsonl") == read_metrics(tmp_path / "parts" / "metrics.jsonl")
+
+
+def test_the_best_checkpoint_is_kept_beside_the_last(variables, tmp_path):
+    state, checkpoints = fresh(variables), Checkpoints(tmp_path)
+    assert checkpoints.restore(state) is None
+    for step, score in ((1, 10.0), (2, 30.0), (3, 20.0)):
+        checkpoints.save(step, state.replace(step=jnp.int32(step)), {"map": score})
+    assert int(checkpoints.restore(state, "last").step) == 3
+    assert int(checkpoints.restore(state, "best").step) == 2
+    checkpoints.close()
+
+
+def test_best_without_scores_is_an_error(variables, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, fresh(variables), {})
+    with pytest.raises(CheckpointError, match="no checkpoint has a validation score"):
+        checkpoints.restore(fresh(variables), "best")
+    checkpoints.close()
+
+
+def test_a_state_of_another_model_is_refused(variables, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, fresh(variables), {})
+    other = new_state(
+        initial_variables(SAAI(5, parts=3, stages=(1, 1), width=4, bottleneck=False), 32, 16, seed=0), adam_l2(0)
+    )
+    with pytest.raises(CheckpointError, match="cannot be read as this configuration's model: .*shape"):
+        checkpoints.restore(other)
+    checkpoints.close()
+
+
+def test_a_changed_configuration_is_refused_by_key(tmp_path):
+    file = tmp_path / "config.json"
+    keep_config(file, {"train": {"epochs": 3}, "data": {"root": "a", "size": (1, 2)}}, ["data.root"])
+    keep_config(file, {"train": {"epochs": 3}, "data": {"root": "b", "size": (1, 2)}}, ["data.root"])
+    with pytest.raises(CheckpointError, match=r"train.epochs was 3 and is 4"):
+        keep_config(file, {"train": {"epochs": 4}, "data": {"root": "b", "size": (1, 2)}}, ["data.root"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(variables, tmp_path):
+    state = fresh(variables)
+    broken = state.replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
+    with pytest.raises(FloatingPointError, match="the loss of step 1 is nan"):
+        run(broken, tmp_path)
+
+
+def test_one_program_serves_every_step(variables):
+    state, key = fresh(variables), jax.random.key(0)
+    before = train.train_step._cache_size()
+    for step in range(3):
+        state, _ = train.train_step(state, batch(step), 0.1, 0.1, key, model=MODEL, recipe=RECIPE)
+    assert train.train_step._cache_size() - before <= 1
+
+
+@pytest.mark.parametrize(
+    ("pooling", "size", "message"),
+    [("prototypes", (6, 8), "smaller than the backbone's stride"), ("stripes", (16, 16), "too small for 3 parts")],
+)
+def test_images_too_small_for_the_model_are_refused(pooling, size, message):
+    with pytest.raises(ValueError, match=message):
+        feature_map(MODEL.clone(pooling=pooling), *size)
+
+
+def test_the_feature_map_is_that_of_the_backbone(variables):
+    rows, columns = feature_map(MODEL.clone(stages=(1, 1, 1, 1)), 288, 144)
+    assert (rows, columns) == (18, 9)
