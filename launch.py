@@ -19,7 +19,7 @@ from input_pipeline.images import collect
 from input_pipeline.index import DataError, Index, Setting
 from input_pipeline.sampling import sampling_plan
 from input_pipeline.source import Source
-from saai_jax import affinity, evaluate, features, plots, results, torch_weights, train
+from saai_jax import affinity, evaluate, features, plots, report, results, torch_weights, train
 from saai_jax.checkpoint import CheckpointError, Checkpoints, keep_config
 from saai_jax.log import MetricsLog, progress, read_metrics
 from saai_jax.models.saai import SAAI, feature_map
@@ -35,7 +35,9 @@ FLAGS = flags.FLAGS
 
 def source_of(config: ConfigDict) -> Source:
     """The configured data set."""
-    return Source(config.dataset, **{k: v for k, v in config.data.items() if k not in ("identities", "images")})
+    return Source(
+        config.dataset, **{k: v for k, v in config.data.items() if k not in ("identities", "images", "verify")}
+    )
 
 
 def model_of(config: ConfigDict, workdir: str) -> SAAI:
@@ -107,15 +109,15 @@ def distances(config: ConfigDict, setting: Setting) -> dict[str, tuple[evaluate.
 
 def row(setting: Setting, index: Index, embedding: np.ndarray, name: str, distance, parameters: dict) -> dict:
     """One line of the results: a setting ranked by one distance."""
-    rule = {"unique_identities": setting.unique_identities}
+    rules = setting.trials, setting.valid, distance
     scores = evaluate.score_trials(
-        embedding, index.identity, index.camera, setting.trials, setting.valid, distance, **rule
+        embedding, index.identity, index.camera, *rules, unique_identities=setting.unique_identities
     )
     labels = {key: getattr(setting, key) for key in ("dataset", "protocol", "direction", "shots")}
     return results.row(**labels, inference=name, parameters=parameters, per_trial=scores)
 
 
-def report(config: ConfigDict, index: Index, embedding: np.ndarray, workdir: str, extra: dict[str, np.ndarray]) -> None:
+def rank(config: ConfigDict, index: Index, embedding: np.ndarray, workdir: str, extra: dict[str, np.ndarray]) -> None:
     """Ranks every setting by every inference, prints the table and writes results.json.
 
     extra: embeddings to rank by cosine beside the model's, by the name of their row.
@@ -131,44 +133,22 @@ def report(config: ConfigDict, index: Index, embedding: np.ndarray, workdir: str
     logging.info("wrote %s", file)
 
 
-def pictures(
-    config: ConfigDict, model: SAAI, variables: dict, index: Index, embedding: np.ndarray, workdir: str
-) -> None:
-    """Writes curves.png, ranked.png and attention.png for a few test identities."""
-    source = source_of(config)
+def pictures(config: ConfigDict, model: SAAI, variables: dict, index: Index, embedding: np.ndarray, workdir: str):
+    """Writes curves.png, ranked.png and attention.png."""
+    source, file = source_of(config), functools.partial(os.path.join, workdir)
     # The largest gallery shows most: all-search multi-shot of SYSU-MM01.
     settings = source.settings(index, config.eval.search, config.eval.shots)
     setting = max(settings, key=lambda s: len(s.trials[0].gallery))
     query, gallery = setting.trials[0]
-    # Every so-many-th query whose identity is in the gallery.
-    present = query[np.isin(index.identity[query], index.identity[gallery])]
-    shown = present[:: max(len(present) // 6, 1)][:6]
+    shown, load = report.examples(index.identity, query, gallery), functools.partial(source.pictures, index, "test")
     valid = setting.valid(index.identity[shown], index.camera[shown], index.identity[gallery], index.camera[gallery])
-    methods = distances(config, setting)
-    found = []
-    for distance, _ in methods.values():
-        # AIM of a query does not depend on the other queries, so a few can be ranked alone.
-        found.append(evaluate.nearest(distance(embedding[shown], embedding[gallery]), valid, 10))
-    rows = gallery[np.stack([order for order, _ in found])]
-    plots.ranked_lists(
-        os.path.join(workdir, "ranked.png"),
-        source.pictures(index, "test", shown),
-        source.pictures(index, "test", rows),
-        index.identity[rows] == index.identity[shown][None, :, None],
-        np.stack([skipped for _, skipped in found]),
-        list(methods),
-    )
+    methods = {name: distance for name, (distance, _) in distances(config, setting).items()}
+    report.ranked_lists(file("ranked.png"), load, embedding, index.identity, shown, gallery, valid, methods)
     if model.pooling == "prototypes":
-        image, modality = source.pictures(index, "test", shown), index.modality[shown]
-        attention = np.asarray(evaluate.embed(model, variables, image, modality)[1])
-        grid = feature_map(model, source.height, source.width)
         names = [f"identity {index.identity[r]}, camera {index.camera[r]}" for r in shown]
-        plots.attention_maps(
-            os.path.join(workdir, "attention.png"), image, attention.reshape(len(shown), -1, *grid), names
-        )
-    metrics = os.path.join(workdir, "metrics.jsonl")
-    if os.path.exists(metrics):
-        plots.curves(read_metrics(metrics), os.path.join(workdir, "curves.png"))
+        report.attention_maps(file("attention.png"), load, model, variables, shown, index.modality[shown], names)
+    if os.path.exists(file("metrics.jsonl")):
+        plots.curves(read_metrics(file("metrics.jsonl")), file("curves.png"))
 
 
 def mode_train(config: ConfigDict, workdir: str) -> None:
@@ -179,15 +159,11 @@ def mode_train(config: ConfigDict, workdir: str) -> None:
     plan = sampling_plan(
         labels, index.modality, identities=c.data.identities, images=c.data.images, epochs=t.epochs, seed=c.seed
     )
+    if c.data.verify:
+        source.verify(source.splits(c.data.images // 2))
     counted = plan.steps_per_epoch
-    logging.info(
-        "%d images of %d identities; %d steps, %d to %d an epoch",
-        len(index),
-        labels.max() + 1,
-        len(plan.rows),
-        counted.min(),
-        counted.max(),
-    )
+    counts = len(index), labels.max() + 1, len(plan.rows), counted.min(), counted.max()
+    logging.info("%d images of %d identities; %d steps, %d to %d an epoch", *counts)
     if not (c.model.weights or source.synthetic):
         logging.warning(
             "training from random weights: published results start from ImageNet. Fetch resnet50-19c8e357.pth from "
@@ -243,7 +219,7 @@ def mode_evaluate(config: ConfigDict, workdir: str) -> None:
         batches = source_of(config).eval_batches(index, "test", config.eval.batch)
         chance = np.random.default_rng(0).standard_normal((len(index), 16)).astype(np.float32)
         extra = {"chance (random features)": chance, "nearest pixels": evaluate.pixels(batches)}
-    report(config, index, embedding, workdir, extra)
+    rank(config, index, embedding, workdir, extra)
     pictures(config, model, variables, index, embedding, workdir)
 
 
@@ -265,7 +241,7 @@ def mode_rank(config: ConfigDict, workdir: str) -> None:
     if not FLAGS.features:
         raise ValueError("--mode=rank needs --features=FILE, an .npz as --mode=extract writes it")
     f = features.load(FLAGS.features)
-    report(config, Index(f.path, f.identity, f.camera, f.modality), f.embedding, workdir, {})
+    rank(config, Index(f.path, f.identity, f.camera, f.modality), f.embedding, workdir, {})
 
 
 def mode_prepare(config: ConfigDict, workdir: str) -> None:

@@ -25,6 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     d.synthetic_seed = 0
     d.validation = False  # hold training identities out, to choose a checkpoint by (sysu: the official 99)
     d.skip_incomplete = False  # leave out identities with too few images of a modality, instead of refusing them
+    d.verify = True  # decode every picture once before training; a pack needs no check
     d.packed = ""  # folder of array_record packs made by --mode=prepare; "" reads the image files
     d.height, d.width = 288, 144  # pixels
     d.identities, d.images = 10, 8  # of a batch; half the images of an identity are infrared

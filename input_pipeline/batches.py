@@ -26,7 +26,7 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, row: int) -> bytes: ...
+    def __getitem__(self, i: int, /) -> bytes: ...
 
 
 class Decoded:
@@ -39,8 +39,8 @@ class Decoded:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, position) -> dict[str, np.ndarray]:
-        row = int(self._rows[int(position)])
+    def __getitem__(self, index) -> dict[str, np.ndarray]:
+        row = int(self._rows[int(index)])
         name = str(self._index.path[row])
         return {
             "image": resize(decode(self._images[row], name), *self._size),

@@ -6,11 +6,13 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from input_pipeline.index import DataError, Index
 
@@ -84,6 +86,27 @@ class Folder:
                 return file.read()
         except OSError as error:
             raise DataError(f"{path}: cannot be read, expected an image file: {error.strerror}") from error
+
+
+def refuse_unreadable(images: Folder, split: str, threads: int) -> None:
+    """Decodes every picture of a split once. DataError with a line for each that cannot be decoded."""
+
+    def problems(i: int) -> list[str]:
+        try:
+            decode(images[i], images.paths[i])
+        except DataError as error:
+            return [str(error)]
+        return []
+
+    with ThreadPoolExecutor(threads) as pool:
+        found = tqdm(
+            pool.map(problems, range(len(images))),
+            total=len(images),
+            desc=f"checking {split}",
+            unit="image",
+            disable=None,
+        )
+        fail(line for lines in found for line in lines)
 
 
 def refuse_outside(path: str, source: str | os.PathLike) -> None:

@@ -11,7 +11,7 @@ from absl import logging
 
 from input_pipeline import doctor, records, synthetic
 from input_pipeline.batches import Batch, Decoded, eval_batches, train_batches
-from input_pipeline.images import Folder
+from input_pipeline.images import Folder, refuse_unreadable
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
 from input_pipeline.sampling import incomplete_identities
 
@@ -87,6 +87,14 @@ class Source:
         train, validation = self.training(each)
         found = {"train": train, "validation": validation, "test": self.read("test")}
         return {name: index for name, index in found.items() if index is not None}
+
+    def verify(self, splits: dict[str, Index]) -> None:
+        """Decodes every picture once, before hours are spent; a pack holds only pictures that could be.
+
+        Raises DataError naming every picture of a split that cannot be decoded.
+        """
+        for name, index in {} if self.packed else splits.items():
+            refuse_unreadable(Folder(self.root, index), name, self.threads)
 
     def images(self, index: Index, split: str) -> Folder | records.Packed:
         """The encoded pictures of a split, from their pack if `packed` names one, else from the folder."""

@@ -23,18 +23,20 @@ class Checkpoints:
 
     def __init__(self, folder: str):
         self.folder = os.path.abspath(folder)
-        keep = ocp.training.preservation_policies
+        # Typed as Any: orbax's policies do not satisfy its own protocols for a type checker.
+        keep: Any = ocp.training.preservation_policies
+        save: Any = ocp.training.save_decision_policies
         best = keep.BestN(get_metric_fn=lambda scores: scores["map"], n=1, keep_checkpoints_without_metrics=False)
         self._checkpointer = ocp.training.Checkpointer(
             self.folder,
             # The default policy drops a save while one is in flight; when to save is the caller's decision.
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            save_decision_policy=save.FixedIntervalPolicy(1),
             preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(1), best]),
         )
 
     def save(self, step: int, state: TrainState, scores: dict[str, float]) -> None:
         """Begins to write `state`; scores with "map" makes it a candidate for the best."""
-        self._checkpointer.save_checkpointables_async(step, {"state": state}, metrics=scores or None)
+        self._checkpointer.save_checkpointables_async(step, {"state": state}, metrics=dict[str, Any](scores) or None)
 
     def wait(self) -> None:
         """Returns when everything saved is on disk; reading before that would see half a checkpoint."""
@@ -52,10 +54,12 @@ class Checkpoints:
             return None
         chosen = max(saved, key=lambda c: c.step)
         if which == "best":
-            scored = [c for c in saved if c.metrics and "map" in c.metrics]
+            scored: dict[Any, Any] = {
+                c.metrics["map"]: c for c in saved if isinstance(c.metrics, dict) and "map" in c.metrics
+            }
             if not scored:
                 raise CheckpointError(f"{self.folder}: no checkpoint has a validation score, so none is the best")
-            chosen = max(scored, key=lambda c: c.metrics["map"])
+            chosen = scored[max(scored)]
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
         try:
             return self._checkpointer.load_checkpointables(chosen.step, {"state": abstract})["state"]

@@ -23,7 +23,7 @@ def embed(
     model: nn.Module, variables: dict, image: UInt8[Array, "b h w 3"], modality: Int[Array, b]
 ) -> tuple[Float[Array, "b d"], Float[Array, "b p n"]]:
     """Retrieval features (after the neck, by each image's own modality) and part attentions of a batch."""
-    output = model.apply(variables, normalise(image.astype(jnp.float32) / 255), modality, train=False)
+    output: Any = model.apply(variables, normalise(image.astype(jnp.float32) / 255), modality, train=False)
     return output.embedding, output.attention
 
 

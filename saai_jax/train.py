@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +62,7 @@ def loss_terms(
     recipe: Recipe,
 ) -> tuple[Float[Array, ""], tuple[dict[str, Float[Array, ""]], dict]]:
     """Total loss (Eq. 11), and its unweighted terms with the next running statistics; training mode."""
-    output, updated = model.apply(
+    output, updated = cast(Any, model.apply)(
         {"params": params, "batch_stats": batch_stats}, image, modality, train=True, mutable=["batch_stats"]
     )
     own = jnp.where((modality == 0)[:, None], output.visible, output.infrared)

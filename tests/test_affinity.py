@@ -21,8 +21,10 @@ both = pytest.mark.parametrize("variant", ["released", "paper"])
 
 
 def features(seed):
+    """Somewhat alike, as pictures of people are; with affinities near 0 normalised rows would be mostly rounding."""
     random = np.random.default_rng(seed)
-    return random.standard_normal((Q, D)).astype(np.float32), random.standard_normal((G, D)).astype(np.float32)
+    draw = lambda n: (0.5 + random.standard_normal((n, D))).astype(np.float32)  # noqa: E731
+    return draw(Q), draw(G)
 
 
 def slow_unit(rows):
@@ -61,7 +63,7 @@ def slow_aim(query, gallery, k1, k2, variant):
 def test_aim_is_the_loop(variant, seed, ks):
     query, gallery = features(seed)
     found = aim(query, gallery, k1=ks[0], k2=ks[1], variant=variant)
-    np.testing.assert_allclose(found, slow_aim(query, gallery, *ks, variant), atol=2e-6)
+    np.testing.assert_allclose(found, slow_aim(query, gallery, *ks, variant), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_order_of_images_only_reorders_distances(variant, seed, ks):
     rows, columns = random.permutation(Q), random.permutation(G)
     plain = np.asarray(aim(query, gallery, k1=ks[0], k2=ks[1], variant=variant))
     moved = aim(query[rows], gallery[columns], k1=ks[0], k2=ks[1], variant=variant)
-    np.testing.assert_allclose(moved, plain[rows][:, columns], atol=2e-6)
+    np.testing.assert_allclose(moved, plain[rows][:, columns], atol=1e-5)
 
 
 @both
@@ -92,7 +94,7 @@ def test_scale_of_features_is_irrelevant(variant, seed):
     query, gallery = features(seed)
     scale = np.exp2(np.random.default_rng(seed).integers(-9, 9, (G, 1))).astype(np.float32)
     plain = aim(query, gallery, k1=4, k2=2, variant=variant)
-    np.testing.assert_allclose(aim(1000 * query, scale * gallery, k1=4, k2=2, variant=variant), plain, atol=2e-6)
+    np.testing.assert_allclose(aim(1000 * query, scale * gallery, k1=4, k2=2, variant=variant), plain, atol=1e-5)
     np.testing.assert_allclose(cosine(1000 * query, scale * gallery), cosine(query, gallery), atol=2e-6)
 
 

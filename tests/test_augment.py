@@ -14,6 +14,7 @@ from saai_jax import augment
 SEEDS = st.integers(0, 2**31)
 quick = settings(deadline=None, max_examples=20)
 N = 2000  # draws of a distribution
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles in a quarter
 KINDS = pytest.mark.parametrize("kind", ["channel", "luminance"])
 
 
@@ -38,11 +39,11 @@ def assert_share(happened, probability):
 
 
 def many(function, seed, image, **options):
-    every = jax.jit(jax.vmap(lambda key, image: function(key, image, **options), (0, None)))
+    every = jit(jax.vmap(lambda key, image: function(key, image, **options), (0, None)))
     return np.asarray(every(keys(seed), image))
 
 
-@functools.partial(jax.jit, static_argnames="tries")  # probability, area and aspect may vary in one program
+@functools.partial(jit, static_argnames="tries")  # probability, area and aspect may vary in one program
 def erase_many(keys, image, tries=10, **options):
     return jax.vmap(lambda key: augment.erase(key, image, tries=tries, **options))(keys)
 
@@ -181,7 +182,7 @@ def test_erasing_probability_sizes_and_tries():
     assert (often > 0).mean() > 0.99
 
 
-jitted = jax.jit(augment.augment, static_argnames=("pad", "kind"))
+jitted = jit(augment.augment, static_argnames=("pad", "kind"))
 BATCH, HEIGHT, WIDTH, PAD = 60, 7, 5, 1
 
 

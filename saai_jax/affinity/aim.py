@@ -27,7 +27,10 @@ def _aim(query, gallery, *, k1: int, k2: int, variant: str):
     nearest = jax.lax.top_k(gallery_gallery, k2)[1]
     kept = keep_largest(gallery_gallery, k1)
     # Eq. 7 one neighbour at a time: a gather of all k2 at once would hold k2 copies of the matrix.
-    expanded = sum(kept[nearest[:, i]] for i in range(k2)) / k2
+    expanded = kept[nearest[:, 0]]
+    for i in range(1, k2):
+        expanded += kept[nearest[:, i]]
+    expanded /= k2
     removed = keep_largest(query_gallery, k1)
     if variant == "paper":
         return 1 - query_gallery - jnp.matmul(removed, expanded, precision="highest")

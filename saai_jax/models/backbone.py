@@ -35,7 +35,7 @@ def batch_norm(
         batch_mean = wide.mean((0, 1, 2))
         batch_var = jnp.square(wide - batch_mean).mean((0, 1, 2))
         unbiased = batch_var * (n / max(n - 1, 1))
-        running = tuple(momentum * old + (1 - momentum) * new for old, new in ((mean, batch_mean), (var, unbiased)))
+        running = momentum * mean + (1 - momentum) * batch_mean, momentum * var + (1 - momentum) * unbiased
         mean, var = batch_mean, batch_var
     # Centred before it is scaled: folding the mean into the bias cancels digits in the gradient of the scale.
     y = (x.astype(jnp.float32) - mean) * (jax.lax.rsqrt(var + eps) * scale) + bias
@@ -152,7 +152,7 @@ class ResNet(nn.Module):
         )(image.astype(self.dtype))
         x = nn.relu(BatchNorm(name="bn1")(x, train=train))
         if self.stem_pool:
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
         block = Bottleneck if self.bottleneck else Basic
         for i, depth in enumerate(self.stages):
             for j in range(depth):

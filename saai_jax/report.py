@@ -1,0 +1,58 @@
+"""What people look at after a run, from its arrays: ranked lists and attention maps of a few queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from saai_jax import evaluate, plots
+from saai_jax.models.saai import SAAI, feature_map
+
+Pictures = Callable[[np.ndarray], np.ndarray]  # rows i32[*] -> u8[* h w 3]
+
+
+def examples(
+    identity: Int[np.ndarray, n], query: Int[np.ndarray, q], gallery: Int[np.ndarray, g], number: int = 6
+) -> Int[np.ndarray, k]:
+    """Rows of a few queries, evenly spread over those whose identity is in the gallery."""
+    present = query[np.isin(identity[query], identity[gallery])]
+    return present[:: max(len(present) // number, 1)][:number]
+
+
+def ranked_lists(
+    file: str,
+    pictures: Pictures,
+    embedding: Float[np.ndarray, "n d"],
+    identity: Int[np.ndarray, n],
+    shown: Int[np.ndarray, k],
+    gallery: Int[np.ndarray, g],
+    valid: np.ndarray,
+    distances: Mapping[str, evaluate.Distance],
+) -> None:
+    """Draws the first ten gallery images of the queries `shown` under each distance. valid: bool[k g]."""
+    query, images = jnp.asarray(embedding[shown]), jnp.asarray(embedding[gallery])
+    # No distance here depends on the other queries, so a few can be ranked alone.
+    found = [evaluate.nearest(distance(query, images), valid, 10) for distance in distances.values()]
+    rows = gallery[np.stack([order for order, _ in found])]
+    correct = identity[rows] == identity[shown][:, None]
+    skipped = np.stack([skip for _, skip in found])
+    plots.ranked_lists(file, pictures(shown), pictures(rows), correct, skipped, list(distances))
+
+
+def attention_maps(
+    file: str,
+    pictures: Pictures,
+    model: SAAI,
+    variables: dict,
+    shown: Int[np.ndarray, k],
+    modality: Int[np.ndarray, k],
+    names: list[str],
+) -> None:
+    """Draws where each prototype of the model looks in the pictures of the rows `shown`."""
+    images: UInt8[np.ndarray, "k h w 3"] = pictures(shown)
+    attention = np.asarray(evaluate.embed(model, variables, jnp.asarray(images), jnp.asarray(modality))[1])
+    rows, columns = feature_map(model, *images.shape[1:3])
+    plots.attention_maps(file, images, attention.reshape(len(shown), -1, rows, columns), names)

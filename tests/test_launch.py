@@ -1,0 +1,188 @@
+"""launch.py as a user runs it, in processes of its own, on the tiny synthetic set."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+from golden_files import load
+
+from saai_jax import features, results
+
+ROOT = Path(__file__).parent.parent
+# What a run reads of the data set, relative to the data root, when the pictures are to be damaged.
+TINY = "--config=configs/synthetic.py:tiny"
+
+
+def launch(*arguments, code: int = 0) -> str:
+    """Everything the command prints; its exit code is asserted."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
+    command = [sys.executable, "launch.py", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert code != 1 or "Traceback" not in done.stderr, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished tiny run: its folder, its data and what it printed."""
+    folder = tmp_path_factory.mktemp("run")
+    where = [TINY, f"--config.data.root={folder / 'data'}"]
+    return folder, where, launch(*where, f"--workdir={folder / 'work'}")
+
+
+def test_the_default_job_leaves_everything_it_promises(run):
+    folder, _, printed = run
+    work = folder / "work"
+    for name in ("config.json", "metrics.jsonl", "results.json", "curves.png", "ranked.png", "attention.png"):
+        assert (work / name).stat().st_size > 0, name
+    rows = results.read(work / "results.json")["rows"]
+    assert len(rows) == 4 * 4  # settings x {chance, pixels, cosine, aim}
+    assert {r["trials"] for r in rows} == {10}
+    assert "sysu-official-indoor" in printed
+    assert "nearest pixels" in printed
+    assert "14 steps, 7 to 7 an epoch" in printed
+
+
+def test_a_rerun_of_a_finished_run_evaluates_again_and_gives_the_same(run):
+    folder, where, _ = run
+    before = results.read(folder / "work" / "results.json")["rows"]
+    metrics = (folder / "work" / "metrics.jsonl").read_text()
+    assert "going on after step 14 of 14" in launch(*where, f"--workdir={folder / 'work'}")
+    assert results.read(folder / "work" / "results.json")["rows"] == before
+    assert (folder / "work" / "metrics.jsonl").read_text() == metrics
+
+
+def test_extract_and_rank_agree_with_evaluate(run):
+    folder, where, _ = run
+    launch(*where, f"--workdir={folder / 'work'}", "--mode=extract")
+    file = folder / "work" / "features-test.npz"
+    assert features.load(file).embedding.shape[1] == 8 * (7 + 1) * 8  # parts and global, 64 channels
+    launch(*where, f"--workdir={folder / 'ranked'}", "--mode=rank", f"--features={file}")
+    ranked = results.read(folder / "ranked" / "results.json")["rows"]
+    evaluated = results.read(folder / "work" / "results.json")["rows"]
+    assert ranked == [r for r in evaluated if r["inference"] in ("cosine", "aim")]
+
+
+def test_a_pack_trains_to_the_same_bits_as_the_folder(run):
+    folder, where, _ = run
+    packed = f"--config.data.packed={folder / 'packed'}"
+    launch(*where, "--mode=prepare", packed)
+    launch(*where, packed, "--config.eval.baselines=False", f"--workdir={folder / 'from_pack'}")
+    of_folder, of_pack = (folder / name / "metrics.jsonl" for name in ("work", "from_pack"))
+    assert of_folder.read_text() == of_pack.read_text()
+
+
+def test_the_paper_preset_and_another_layout_run(tmp_path):
+    launch(
+        "--config=configs/synthetic.py:tiny,regdb,paper",
+        f"--config.data.root={tmp_path / 'data'}",
+        "--config.data.identities=4",
+        "--config.train.epochs=1",
+        "--config.data.workers=1",
+        f"--workdir={tmp_path / 'work'}",
+    )
+    rows = results.read(tmp_path / "work" / "results.json")["rows"]
+    assert {r["direction"] for r in rows} == {"visible-to-infrared", "infrared-to-visible"}
+    assert {r["parameters"].get("variant") for r in rows if r["inference"] == "aim"} == {"paper"}
+
+
+def test_a_changed_config_is_refused(run):
+    folder, where, _ = run
+    printed = launch(*where, f"--workdir={folder / 'work'}", "--config.train.epochs=3", code=1)
+    assert "train.epochs was 2 and is 3" in printed
+
+
+def test_an_unreadable_image_stops_the_run_before_training(run, tmp_path):
+    folder, where, _ = run
+    picture = sorted((folder / "data" / "cam1").glob("*/*.jpg"))[0]
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[: len(whole) // 2])
+    try:
+        for mode in ("train", "prepare", "doctor"):
+            printed = launch(*where, f"--workdir={tmp_path / mode}", f"--mode={mode}", code=1)
+            assert f"{picture.parent.name}/{picture.name}" in printed, mode
+            assert not (tmp_path / mode / "checkpoints").exists()
+    finally:
+        picture.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/sysu.py:multishots"], "Did you mean 'multishot'?"),
+        ([TINY, "--config.train.epoch=3"], 'Did you mean "epochs"'),
+        ([TINY, "--config.data.identities=40"], "a batch needs 40 identities, the training set has 8"),
+        ([TINY, "--config.data.height=8"], "smaller than the backbone's stride"),
+        ([TINY, "--config.inference=cosin"], "'cosin' is none of cosine, euclidean, aim"),
+        ([TINY, "--mode=evaluate"], "has no checkpoint; train first"),
+        ([TINY, "--mode=rank"], "--mode=rank needs --features"),
+        (["--config=configs/sysu.py", "--config.data.root=nowhere"], "nowhere"),
+        (["--config=configs/sysu.py", "--config.data.root=nowhere", "--mode=doctor"], "github.com/wuancong/SYSU-MM01"),
+        (["--config=configs/sysu.py", "--config.dataset=sisu"], "expected one of sysu, regdb, llcm"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_mistakes_are_named(run, tmp_path, arguments, message):
+    _, where, _ = run
+    data = where[1:] if TINY in arguments else []
+    assert message in launch(*arguments, *data, f"--workdir={tmp_path}", code=1)
+
+
+@pytest.mark.parametrize(("inference", "group"), [("euclidean", "official"), ("cosine,aim", "released")])
+def test_official_figures_through_the_command_line(tmp_path, inference, group):
+    """Ten trials of the four settings on the golden features, with a permutation file that draws their galleries."""
+    golden = load("sysu")
+    identity, camera = golden["identity"].astype(np.int32), golden["camera"].astype(np.int32)
+    path = [f"cam{c}/{i:04d}/{n:04d}.jpg" for c, i, n in zip(camera, identity, golden["number"], strict=True)]
+    modality = np.isin(camera, (3, 6)).astype(np.int32)
+    features.save(
+        tmp_path / "features.npz", features.Features(golden["embedding"], identity, camera, modality, np.array(path))
+    )
+    split = tmp_path / "split"
+    split.mkdir()
+    (split / "test_id.txt").write_text(",".join(map(str, np.unique(identity))))
+    cells = np.empty((6, 1), object)
+    for c in range(1, 7):
+        cells[c - 1, 0] = np.empty((identity.max(), 1), object)
+        for i in range(1, identity.max() + 1):
+            rows = np.flatnonzero((camera == c) & (identity == i))
+            order = np.tile(rows, (10, 1))
+            for t in range(10) if c not in (3, 6) and len(rows) else ():
+                first = [r for r in golden["gallery"][t] if camera[r] == c and identity[r] == i]
+                order[t] = first + [r for r in rows if r not in first]
+            cells[c - 1, 0][i - 1, 0] = golden["number"][order] if len(rows) else np.zeros((10, 0))
+    scipy.io.savemat(split / "rand_perm_cam.mat", {"rand_perm_cam": cells})
+
+    launch(
+        "--mode=rank",
+        "--config=configs/sysu.py",
+        f"--features={tmp_path / 'features.npz'}",
+        f"--config.data.split_dir={split}",
+        f"--config.inference={inference}",
+        f"--workdir={tmp_path / 'work'}",
+    )
+    rows = results.read(tmp_path / "work" / "results.json")["rows"]
+    assert len(rows) == 4 * len(inference.split(","))
+    for r in rows:
+        key = f"{r['protocol'].split('-')[-1]}_{ {'single': 1, 'multi': 10}[r['shots']] }"
+        if group == "official":
+            trials = [[t["rank1"], t["rank5"], t["rank10"], t["rank20"]] for t in r["per_trial"]]
+            np.testing.assert_allclose(np.array(trials) / 100, golden[f"official/{key}/cmc"], atol=1e-4)
+            average = [t["map"] / 100 for t in r["per_trial"]]
+            np.testing.assert_allclose(average, golden[f"official/{key}/map"], atol=1e-4)
+        else:
+            ours = [r["map"], r["rank1"], r["rank5"], r["rank10"], r["rank20"]]
+            np.testing.assert_allclose(ours, golden[f"released/{key}/{r['inference']}"], atol=1e-4)
+
+
+def test_the_results_name_what_made_them(run):
+    document = json.loads((run[0] / "work" / "results.json").read_text())
+    assert document["config"]["data"]["synthetic"] == "tiny"
+    assert any("launch.py" in word for word in document["command"])
+    assert document["versions"]["jax"]
