@@ -275,6 +275,7 @@ config_flags.DEFINE_config_file(
 )
 flags.DEFINE_enum("mode", "train", list(MODES), "What to do; train evaluates too.")
 flags.DEFINE_string("workdir", None, "Where the run is kept; workdir/<config> by default.")
+flags.DEFINE_bool("traceback", False, "Where an error came from, not only what it is.")
 flags.DEFINE_string("features", None, "--mode=rank: the features file.")
 
 
@@ -289,9 +290,9 @@ def main(_) -> None:
     try:
         MODES[FLAGS.mode](FLAGS.config, workdir)
     except EXPECTED as error:
-        if os.environ.get("SAAI_DEBUG"):
+        if FLAGS.traceback:
             raise
-        sys.exit(f"launch.py: {error}")
+        sys.exit(f"launch.py: {error} (--traceback shows where)")
     logging.info("%s took %.0f s", FLAGS.mode, time.monotonic() - started)
 
 
@@ -300,7 +301,9 @@ def parse(argv: list[str]) -> list[str]:
     try:
         return FLAGS(argv)
     except (flags.Error, AttributeError, OSError) as error:
-        sys.exit(f"launch.py: {error}")
+        # ml_collections puts the whole traceback of a config file's error into the message.
+        message = str(error).strip()
+        sys.exit(f"launch.py: {message.splitlines()[-1] if 'Traceback' in message else message}")
 
 
 if __name__ == "__main__":

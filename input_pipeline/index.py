@@ -43,8 +43,10 @@ class Index:
         return Index(self.path[rows], self.identity[rows], self.camera[rows], self.modality[rows])
 
     def hold_out(self, every: int) -> tuple[Index, Index]:
-        """The index without, and the index with only, every `every`-th identity in ascending order."""
-        held = self.labels() % every == every - 1
+        """The index without, and with only, every `every`-th identity in ascending order; the last one of fewer."""
+        labels = self.labels()
+        every = min(every, labels.max() + 1)
+        held = labels % every == every - 1
         return self.take(~held), self.take(held)
 
     def labels(self) -> np.ndarray:

@@ -64,11 +64,13 @@ def sampling_plan(
     """The paired identity sampling of the released code for `epochs` epochs.
 
     identity, modality: i32[n] of the training rows. A batch has `identities` identities with images/2 infrared and
-    images/2 visible images each. In an epoch an identity gives as many images of each modality as it has of the
-    rarer one, none twice. Epoch e depends on (seed, e) alone, so a longer run begins with a shorter one.
+    images/2 visible images each. In an epoch an identity gives as many such sets as the rarer of its modalities allows,
+    no image twice. Epoch e depends on (seed, e) alone, so a longer run begins with a shorter one.
     Raises DataError for an identity with too few images of a modality and for fewer identities than a batch needs;
-    ValueError for an odd `images`.
+    ValueError for an odd `images` or no epoch.
     """
+    if epochs < 1:
+        raise ValueError(f"{epochs} epochs; expected at least one")
     if images % 2 or images < 2:
         raise ValueError(f"{images} images of an identity in a batch; expected an even number, half of each modality")
     each = images // 2

@@ -75,11 +75,13 @@ def rank_metrics(
 
     valid is false where the protocol skips a gallery image for a query. Average precision is the mean of k / place
     over the k-th true matches; inverse negative penalty is matches / place of the last one.
-    Raises ValueError for a distance that is not finite or whose shape is not [q g].
+    Raises ValueError for a distance that is not finite or whose shape is not [q g], and for an empty gallery.
     """
     shape = (len(query_identity), len(gallery_identity))
     if distance.shape != shape or valid.shape != shape:
         raise ValueError(f"distance is {distance.shape} and valid {valid.shape}, expected both {shape}")
+    if not len(gallery_identity):
+        raise ValueError("the gallery is empty: nothing can be ranked")
     if not bool(jnp.isfinite(distance).all()):
         bad = int(np.argmin(np.isfinite(np.asarray(distance)).all(1)))
         raise ValueError(f"distance row {bad} is not finite; its query cannot be ranked")

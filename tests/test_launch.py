@@ -118,7 +118,7 @@ def test_an_unreadable_image_stops_the_run_before_training(run, tmp_path):
         (["--config=configs/sysu.py:multishots"], "Did you mean 'multishot'?"),
         ([TINY, "--config.train.epoch=3"], 'Did you mean "epochs"'),
         ([TINY, "--config.data.identities=40"], "a batch needs 40 identities, the training set has 8"),
-        ([TINY, "--config.data.height=8"], "smaller than the backbone's stride"),
+        ([TINY, "--config.data.height=6"], "smaller than the backbone's stride"),
         ([TINY, "--config.inference=cosin"], "'cosin' is none of cosine, euclidean, aim"),
         ([TINY, "--mode=evaluate"], "has no checkpoint; train first"),
         ([TINY, "--mode=rank"], "--mode=rank needs --features"),

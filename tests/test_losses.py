@@ -165,10 +165,14 @@ def test_centre_separation_is_the_released_one():
     assert slow_centre(feature, y, 0, 7.0) - slow_centre(feature, y, 0, 0) > 0.1  # the second term is really there
 
 
-def test_near_centres_far_from_the_origin_keep_their_distance():
-    y = np.repeat(np.arange(2), 4)
-    feature = 100 + np.repeat([[0.0], [0.25]], 4, 0) + np.zeros((8, 64))  # centres 2 apart, norms of 800
-    np.testing.assert_allclose(centre(jnp.asarray(feature, jnp.float32), y, rho2=3.0), 1.0, rtol=1e-3)
+@pytest.mark.parametrize("seed", range(3))
+def test_near_centres_far_from_the_origin_keep_their_distance(seed):
+    """Norms of 2,000 and distances of 1.6: squares in float32 without a common origin would leave noise."""
+    near = np.repeat(normal(seed, 6, 512, scale=0.05), 4, 0)
+    feature, y = near + normal(seed + 9, 512, scale=100), np.repeat(np.arange(6), 4)
+    expected = slow_centre(feature, y, 1.0, 2.0)
+    assert 0.3 < expected < 0.5
+    np.testing.assert_allclose(centre(feature, y, rho1=1.0, rho2=2.0), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

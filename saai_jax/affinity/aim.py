@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 import warnings
 from typing import Literal
 
@@ -50,13 +51,15 @@ def aim(
     k1: affinities kept in a row (Eq. 6); k2: gallery neighbours averaged, the image itself included (Eq. 7).
     "paper" is Eq. 10 as printed, 1 - A_qg - (A_qg removed)(A_gg expanded). "released" normalises the rows of both
     factors and multiplies by the transpose. k1 and k2 above the gallery's size are lowered to it, with a warning.
-    Raises ValueError for k1 or k2 that is not a positive integer and for an unknown variant.
+    Raises ValueError for k1 or k2 that is not a positive integer, an unknown variant and an empty gallery.
     """
     if variant not in ("released", "paper"):
         raise ValueError(f"variant is {variant!r}, expected 'released' or 'paper'")
+    if not len(gallery):
+        raise ValueError("the gallery is empty")
     for name, k in (("k1", k1), ("k2", k2)):
-        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        if not isinstance(k, numbers.Integral) or isinstance(k, bool) or k < 1:
             raise ValueError(f"{name} is {k!r}, expected a positive integer")
         if k > len(gallery):
             warnings.warn(f"{name}={k} is lowered to the gallery's {len(gallery)} images", stacklevel=2)
-    return _aim(query, gallery, k1=min(k1, len(gallery)), k2=min(k2, len(gallery)), variant=variant)
+    return _aim(query, gallery, k1=min(int(k1), len(gallery)), k2=min(int(k2), len(gallery)), variant=variant)
