@@ -96,13 +96,20 @@ def read_metrics(file: str | os.PathLike) -> list[dict[str, Any]]:
     return entries
 
 
+def say(message: str, *values: Any):
+    """A line of log that does not tear the bars on the screen."""
+    with tqdm.external_write_mode():
+        logging.info(message, *values)
+
+
 def progress(iterable: Iterable[T], *, total: int, description: str, initial: int = 0) -> Iterator[T]:
     """The items, while a bar shows how far they are: `initial` + those consumed, of `total`; rate and time left.
 
     Where standard error is no terminal (a batch job's file), a line at every tenth of `total` and every 30 s instead.
     """
     if sys.stderr.isatty():
-        yield from tqdm(iterable, total=total, initial=initial, desc=description, dynamic_ncols=True)
+        # leave=None: a bar within another one goes when it is done
+        yield from tqdm(iterable, total=total, initial=initial, desc=description, dynamic_ncols=True, leave=None)
         return
     start = said = time.monotonic()
     tenth = initial * 10 // max(total, 1)

@@ -10,14 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import logging
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from saai_jax import losses
 from saai_jax.augment import Grayscale, augment
 from saai_jax.checkpoint import Checkpoints
-from saai_jax.log import MetricsLog, progress
+from saai_jax.log import MetricsLog, progress, say
 from saai_jax.models.saai import teacher_logits
 from saai_jax.state import TrainState, adam_l2
 
@@ -176,7 +175,8 @@ def fit(
         if validate and ((e + 1) % validate_every == 0 or step == steps):
             scores = validate({"params": state.params, "batch_stats": state.batch_stats})
             log.write(step, "validation", epoch=e, **scores)
-            logging.info("epoch %d: loss %.3f, validation %s", e + 1, float(metrics["loss"]), scores)
+            shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
+            say("epoch %d: loss %.3f, validation %s", e + 1, float(metrics["loss"]), shown)
         if (e + 1) % save_every == 0 or step == steps:
             checkpoints.save(step, state, scores)
     checkpoints.wait()

@@ -177,3 +177,18 @@ def test_images_too_small_for_the_model_are_refused(pooling, size, message):
 def test_the_feature_map_is_that_of_the_backbone(variables):
     rows, columns = feature_map(MODEL.clone(stages=(1, 1, 1, 1)), 288, 144)
     assert (rows, columns) == (18, 9)
+
+
+def test_bfloat16_computes_convolutions_alone(variables):
+    """Weights, statistics, features and losses stay float32, and the loss is that of float32 to bf16's digits."""
+    state, b = fresh(variables), batch(0)
+    step = jax.jit(train.update, static_argnames=("model", "recipe"))
+    losses = {}
+    for dtype in (jnp.float32, jnp.bfloat16):
+        arguments = (jnp.asarray(b["image"], jnp.float32) / 255, b["identity"], b["modality"], 1e-3, 0.1)
+        after, metrics = step(state, *arguments, model=MODEL.clone(dtype=jnp.dtype(dtype)), recipe=RECIPE)
+        losses[dtype] = float(metrics["loss"])
+        floats = [x.dtype for x in jax.tree.leaves(after) if jnp.issubdtype(x.dtype, jnp.floating)]
+        assert set(floats) == {jnp.dtype(jnp.float32)}
+    np.testing.assert_allclose(losses[jnp.bfloat16], losses[jnp.float32], rtol=0.02)
+    assert losses[jnp.bfloat16] != losses[jnp.float32]
