@@ -283,7 +283,7 @@ def main(_) -> None:
     """Runs the mode; an expected error is one message, not a traceback."""
     logging.set_verbosity(logging.INFO)
     # The libraries log every step they take to the same place; of theirs only warnings are for the user.
-    logging.get_absl_handler().addFilter(lambda r: r.levelno >= 30 or r.pathname.startswith(HERE))
+    logging.get_absl_handler().addFilter(lambda r: r.levelno >= 30 or "site-packages" not in r.pathname)
     name = config_flags.get_config_filename(FLAGS["config"])
     workdir = FLAGS.workdir or os.path.join("workdir", os.path.basename(name).replace(".py", "").replace(":", "-"))
     started = time.monotonic()
