@@ -28,8 +28,23 @@ from saai_jax.state import TrainState, adam_l2, initial_variables, new_state
 HERE = os.path.dirname(os.path.abspath(__file__))
 # What a run may change when it goes on: where things are, what is reported and how often, not what is learned.
 FREE = ("inference", "eval.", "aim.", "data.root", "data.split_dir", "data.packed", "data.threads", "data.workers")
-FREE += ("train.log_every", "train.save_every", "train.validate_every", "model.weights", "model.identities")
-EXPECTED = (DataError, CheckpointError, features.FeaturesError, torch_weights.WeightsError, ValueError, OSError)
+FREE += (
+    "data.verify",
+    "train.log_every",
+    "train.save_every",
+    "train.validate_every",
+    "model.weights",
+    "model.identities",
+)
+EXPECTED = (
+    DataError,
+    CheckpointError,
+    features.FeaturesError,
+    torch_weights.WeightsError,
+    ValueError,
+    FloatingPointError,
+    OSError,
+)
 FLAGS = flags.FLAGS
 
 
@@ -52,6 +67,8 @@ def model_of(config: ConfigDict, workdir: str) -> SAAI:
         m["identities"] = 0 if classifier is None else len(classifier)
     if not m["identities"]:
         m["identities"] = len(np.unique(source_of(config).training(config.data.images // 2)[0].identity))
+    if m["dtype"] not in ("float32", "bfloat16"):
+        raise ValueError(f"model.dtype is {m['dtype']!r}, expected float32 or bfloat16")
     model = SAAI(**{**m, "dtype": jnp.dtype(m["dtype"])})
     feature_map(model, config.data.height, config.data.width)
     return model
@@ -78,6 +95,10 @@ def trained(config: ConfigDict, workdir: str) -> tuple[SAAI, dict]:
     checkpoints.close()
     if restored is None and not config.model.weights:
         raise CheckpointError(f"{checkpoints.folder} has no checkpoint; train first, or name --config.model.weights")
+    if restored is None:
+        logging.info("weights of %s", config.model.weights)
+    else:
+        logging.info("weights of step %d in %s", int(restored.step), checkpoints.folder)
     state = restored or state
     return model, {"params": state.params, "batch_stats": state.batch_stats}
 

@@ -95,8 +95,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 
 def report(field: str, value: str) -> Preset:
-    """A preset that reports one kind of SYSU-MM01 setting alone."""
-    return lambda config: config.eval.update({field: value})
+    """A preset that reports one kind of SYSU-MM01 setting, with others of the same field that are named before it."""
+    everything = get_config().eval[field]
+
+    def preset(config):
+        named = config.eval[field]
+        config.eval[field] = value if named == everything else f"{named},{value}"
+
+    return preset
 
 
 PRESETS = {"released": lambda config: None, "paper": paper, "validate": validate}

@@ -38,8 +38,10 @@ def grayscale(
     """With probability 3/11 the image without colour.
 
     "channel" (released): one channel, drawn evenly, stands for all three. "luminance" (paper, "random grayscale"):
-    their weighted sum; the paper gives no probability, so the released one serves.
+    their weighted sum; the paper gives no probability, so the released one serves. Raises ValueError for others.
     """
+    if kind not in ("channel", "luminance"):
+        raise ValueError(f"grayscale is {kind!r}, expected 'channel' or 'luminance'")
     draw = random.randint(key, (), 0, 11)
     if kind == "channel":
         single = image[..., jnp.minimum(draw, 2)]

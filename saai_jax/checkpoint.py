@@ -48,6 +48,8 @@ class Checkpoints:
         Raises CheckpointError if the best is asked for and no checkpoint has a validation score, or if the stored
         state has other shapes than `like`.
         """
+        if which not in ("last", "best"):
+            raise CheckpointError(f"checkpoint is {which!r}, expected 'last' or 'best'")
         self.wait()
         saved = self._checkpointer.checkpoints
         if not saved:

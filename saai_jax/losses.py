@@ -12,6 +12,12 @@ from jaxtyping import Array, Bool, Float, Int
 Variant = Literal["released", "paper"]
 
 
+def check_variant(variant: str) -> None:
+    """Raises ValueError for anything but "released" and "paper"."""
+    if variant not in ("released", "paper"):
+        raise ValueError(f"variant is {variant!r}, expected 'released' or 'paper'")
+
+
 def safe_sqrt(x: Float[Array, ...]) -> Float[Array, ...]:
     """Square root whose gradient is 0, not infinite, where x <= 0; a distance of zero pulls nowhere."""
     positive = x > 0
@@ -51,6 +57,7 @@ def mutual_identity(
     "released": soft cross entropy, one mean over the batch. "paper" (supplement, Eq. 3): Kullback-Leibler divergence,
     a mean per modality, summed; its gradient is twice the released one when the modalities are balanced.
     """
+    check_variant(variant)
     target = jax.lax.stop_gradient(jax.nn.softmax(other_mean))
     soft = -(target * jax.nn.log_softmax(own)).sum(1)
     if variant == "released":
@@ -89,6 +96,7 @@ def part_diversity(similarity: Float[Array, "b p n"], *, variant: Variant = "rel
     "released": root-mean-square distance of the attentions, after the sigmoid. "paper": Euclidean distance of the
     similarities, before it.
     """
+    check_variant(variant)
     p, n = similarity.shape[1:]
     if p < 2:
         return jnp.zeros(())

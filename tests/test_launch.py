@@ -120,6 +120,8 @@ def test_an_unreadable_image_stops_the_run_before_training(run, tmp_path):
         ([TINY, "--config.data.identities=40"], "a batch needs 40 identities, the training set has 8"),
         ([TINY, "--config.data.height=6"], "smaller than the backbone's stride"),
         ([TINY, "--config.inference=cosin"], "'cosin' is none of cosine, euclidean, aim"),
+        ([TINY, "--config.model.dtype=float16"], "expected float32 or bfloat16"),
+        ([TINY, "--config.loss.mutual_variant=papr"], "variant is 'papr', expected 'released' or 'paper'"),
         ([TINY, "--mode=evaluate"], "has no checkpoint; train first"),
         ([TINY, "--mode=rank"], "--mode=rank needs --features"),
         (["--config=configs/sysu.py", "--config.data.root=nowhere"], "nowhere"),

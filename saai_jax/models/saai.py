@@ -80,7 +80,8 @@ class SAAI(nn.Module):
 def feature_map(model: SAAI, height: int, width: int) -> tuple[int, int]:
     """Rows and columns of the backbone's map for images of this size in pixels.
 
-    Raises ValueError if the images are smaller than the backbone's stride or the map has no room for the parts.
+    Raises ValueError if the images are smaller than the backbone's stride, the map has no room for the parts, or
+    there is no such pooling.
     """
     # Halved by the first convolution, its pooling, and every stage but the first and the last of four.
     stride = 2 ** (1 + model.stem_pool + min(len(model.stages) - 1, 2))
@@ -88,6 +89,8 @@ def feature_map(model: SAAI, height: int, width: int) -> tuple[int, int]:
     if min(height, width) < stride:
         raise ValueError(f"images of {height} x {width} pixels are smaller than the backbone's stride of {stride}")
     room = {"prototypes": rows * columns, "stripes": rows, "global": model.parts}
+    if model.pooling not in room:
+        raise ValueError(f"pooling is {model.pooling!r}, expected one of {', '.join(room)}")
     if model.parts > room[model.pooling]:
         raise ValueError(
             f"{height} x {width} pixels give a map of {rows} x {columns}, too small for {model.parts} parts"
