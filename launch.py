@@ -20,7 +20,7 @@ from input_pipeline.index import DataError, Index, Setting
 from input_pipeline.sampling import sampling_plan
 from input_pipeline.source import Source
 from saai_jax import affinity, evaluate, features, plots, report, results, torch_weights, train
-from saai_jax.checkpoint import CheckpointError, Checkpoints, keep_config
+from saai_jax.checkpoint import CheckpointError, Checkpoints, read_config, refuse_other_run, write_config
 from saai_jax.log import MetricsLog, progress, read_metrics
 from saai_jax.models.saai import SAAI, feature_map
 from saai_jax.state import TrainState, adam_l2, initial_variables, new_state
@@ -28,14 +28,11 @@ from saai_jax.state import TrainState, adam_l2, initial_variables, new_state
 HERE = os.path.dirname(os.path.abspath(__file__))
 # What a run may change when it goes on: where things are, what is reported and how often, not what is learned.
 FREE = ("inference", "eval.", "aim.", "data.root", "data.split_dir", "data.packed", "data.threads", "data.workers")
-FREE += (
-    "data.verify",
-    "train.log_every",
-    "train.save_every",
-    "train.validate_every",
-    "model.weights",
-    "model.identities",
-)
+FREE += ("data.verify", "train.log_every", "train.save_every", "train.validate_every")
+FREE += ("model.weights", "model.identities")
+# What does not matter any more once it is trained.
+TRAINED_FREE = (*FREE, "seed", "train.", "loss.", "augment.", "data.identities", "data.images", "data.published")
+TRAINED_FREE += ("data.skip_incomplete",)
 EXPECTED = (
     DataError,
     CheckpointError,
@@ -45,28 +42,23 @@ EXPECTED = (
     FloatingPointError,
     OSError,
 )
+IMAGENET = "https://download.pytorch.org/models/resnet50-19c8e357.pth"
 FLAGS = flags.FLAGS
 
 
 def source_of(config: ConfigDict) -> Source:
-    """The configured data set."""
-    return Source(
-        config.dataset, **{k: v for k, v in config.data.items() if k not in ("identities", "images", "verify")}
-    )
+    """The configured data set; a synthetic one without a root has a folder of its own in data/."""
+    d = config.data
+    options = {k: v for k, v in d.items() if k not in ("identities", "images", "verify")}
+    if d.synthetic and not d.root:
+        options["root"] = os.path.join("data", f"synthetic-{config.dataset}-{d.synthetic}-{d.synthetic_seed}")
+    return Source(config.dataset, **options)
 
 
-def model_of(config: ConfigDict, workdir: str) -> SAAI:
-    """The configured network; its number of identities is that of the run in workdir, of the weights or of the data."""
-    m, saved = dict(config.model), os.path.join(workdir, "config.json")
-    weights = m.pop("weights")
-    if not m["identities"] and os.path.exists(saved):
-        with open(saved) as file:
-            m["identities"] = json.load(file)["model"]["identities"]
-    if not m["identities"] and weights:
-        classifier = torch_weights.read_pth(weights).get("classifier.weight")
-        m["identities"] = 0 if classifier is None else len(classifier)
-    if not m["identities"]:
-        m["identities"] = len(np.unique(source_of(config).training(config.data.images // 2)[0].identity))
+def model_of(config: ConfigDict, identities: int) -> SAAI:
+    """The configured network for so many training identities. Raises ValueError for one that cannot be built."""
+    m = {**config.model, "identities": identities}
+    del m["weights"]
     if m["dtype"] not in ("float32", "bfloat16"):
         raise ValueError(f"model.dtype is {m['dtype']!r}, expected float32 or bfloat16")
     model = SAAI(**{**m, "dtype": jnp.dtype(m["dtype"])})
@@ -75,36 +67,50 @@ def model_of(config: ConfigDict, workdir: str) -> SAAI:
 
 
 def initial_state(config: ConfigDict, model: SAAI) -> TrainState:
-    """Step 0: drawn weights, or those that config.model.weights has."""
+    """Step 0: drawn weights, or those that config.model.weights has. Raises WeightsError if they do not fit."""
     variables, teacher = initial_variables(model, config.data.height, config.data.width, seed=config.seed), None
     if config.model.weights:
         stored = torch_weights.read_pth(config.model.weights)
-        backbone_alone = "attn_pool.part_tokens" not in stored
-        variables, teacher = torch_weights.from_torch(stored, variables, partial=backbone_alone)
+        variables, teacher = torch_weights.from_torch(stored, variables, partial="classifier.weight" not in stored)
     state = new_state(variables, adam_l2(config.train.weight_decay), teacher)
     # Fresh and restored states must be placed alike, or the step compiles twice.
     return jax.device_put(state, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
 
 def trained(config: ConfigDict, workdir: str) -> tuple[SAAI, dict]:
-    """The network with the weights to evaluate: the run's checkpoint, or without one those of config.model.weights."""
-    model = model_of(config, workdir)
-    checkpoints = Checkpoints(os.path.join(workdir, "checkpoints"))
+    """The network with the weights to evaluate: those of the run in workdir or, without one, config.model.weights.
+
+    Raises CheckpointError for neither, for both if the run did not start from them, and for another configuration.
+    """
+    folder, file, weights = (
+        os.path.join(workdir, "checkpoints"),
+        os.path.join(workdir, "config.json"),
+        config.model.weights,
+    )
+    if os.path.isdir(folder) and os.path.exists(file):
+        kept = read_config(file)
+        if weights and weights != kept["model"]["weights"]:
+            raise CheckpointError(f"{workdir} holds a run of its own; use another --workdir to evaluate {weights}")
+        refuse_other_run(file, json.loads(config.to_json()), TRAINED_FREE)
+        model = model_of(config, kept["model"]["identities"])
+        checkpoints = Checkpoints(folder)
+        state = checkpoints.restore(initial_state(config, model), config.eval.checkpoint)
+        checkpoints.close()
+        if state is not None:
+            logging.info("weights of step %d in %s", int(state.step), folder)
+            return model, {"params": state.params, "batch_stats": state.batch_stats}
+    classifier = torch_weights.read_pth(weights).get("classifier.weight") if weights else None
+    if classifier is None:
+        what = f"and {weights} is a backbone alone" if weights else "and --config.model.weights names no SAAI model"
+        raise CheckpointError(f"{folder} has no checkpoint; train first ({what})")
+    model = model_of(config, len(classifier))
+    logging.info("weights of %s", weights)
     state = initial_state(config, model)
-    restored = checkpoints.restore(state, config.eval.checkpoint)
-    checkpoints.close()
-    if restored is None and not config.model.weights:
-        raise CheckpointError(f"{checkpoints.folder} has no checkpoint; train first, or name --config.model.weights")
-    if restored is None:
-        logging.info("weights of %s", config.model.weights)
-    else:
-        logging.info("weights of step %d in %s", int(restored.step), checkpoints.folder)
-    state = restored or state
     return model, {"params": state.params, "batch_stats": state.batch_stats}
 
 
 def embed(config: ConfigDict, model: SAAI, variables: dict, index: Index, split: str) -> np.ndarray:
-    """Retrieval features of a split, with a bar."""
+    """Retrieval features f32[n d] of a split, with a bar."""
     size = config.eval.batch
     batches = source_of(config).eval_batches(index, split, size)
     bar = progress(batches, total=-(-len(index) // size), description=f"embed {split}")
@@ -172,31 +178,43 @@ def pictures(config: ConfigDict, model: SAAI, variables: dict, index: Index, emb
         plots.curves(read_metrics(file("metrics.jsonl")), file("curves.png"))
 
 
+def refuse_late_failures(config: ConfigDict, test: Index, validation: Index | None) -> None:
+    """Looks at everything that the evaluation will need before hours are spent on training."""
+    for setting in source_of(config).settings(test, config.eval.search, config.eval.shots):
+        distances(config, setting)
+    if config.eval.checkpoint not in ("last", "best"):
+        raise ValueError(f"eval.checkpoint is {config.eval.checkpoint!r}, expected 'last' or 'best'")
+    if config.eval.checkpoint == "best" and validation is None:
+        raise ValueError("eval.checkpoint=best needs identities to choose by: add the preset 'validate'")
+
+
 def mode_train(config: ConfigDict, workdir: str) -> None:
     """Trains, or goes on where the run in workdir stopped, and evaluates."""
-    c, t, source = config, config.train, source_of(config)
-    index, validation = source.training(c.data.images // 2)
-    labels = index.labels()
-    plan = sampling_plan(
-        labels, index.modality, identities=c.data.identities, images=c.data.images, epochs=t.epochs, seed=c.seed
-    )
-    if c.data.verify:
-        source.verify(source.splits(c.data.images // 2))
+    c, t, source, file = config, config.train, source_of(config), os.path.join(workdir, "config.json")
+    splits = source.splits(c.data.images // 2)
+    index, validation = splits["train"], splits.get("validation")
+    refuse_late_failures(c, splits["test"], validation)
+    shape = {"identities": c.data.identities, "images": c.data.images, "epochs": t.epochs, "seed": c.seed}
+    plan = sampling_plan(index.identity, index.modality, **shape)
+    c.model.identities = int(index.labels().max()) + 1
+    model = model_of(c, c.model.identities)
     counted = plan.steps_per_epoch
-    counts = len(index), labels.max() + 1, len(plan.rows), counted.min(), counted.max()
+    counts = len(index), c.model.identities, len(plan.rows), counted.min(), counted.max()
     logging.info("%d images of %d identities; %d steps, %d to %d an epoch", *counts)
     if not (c.model.weights or source.synthetic):
         logging.warning(
-            "training from random weights: published results start from ImageNet. Fetch resnet50-19c8e357.pth from "
-            "torchvision and name it with --config.model.weights"
+            "training from random weights: published results start from ImageNet. Fetch %s and name it with "
+            "--config.model.weights",
+            IMAGENET,
         )
-    with c.unlocked():
-        c.model.identities = int(labels.max()) + 1
-    keep_config(os.path.join(workdir, "config.json"), json.loads(c.to_json()), FREE)
-    model = model_of(c, workdir)
+    if c.data.verify:
+        source.verify(splits)
     checkpoints = Checkpoints(os.path.join(workdir, "checkpoints"))
     fresh = initial_state(c, model)
+    if checkpoints.any():
+        refuse_other_run(file, json.loads(c.to_json()), FREE)
     state = checkpoints.restore(fresh) or fresh
+    write_config(file, json.loads(c.to_json()))
     start = int(state.step)
     if start:
         logging.info("going on after step %d of %d", start, len(plan.rows))
@@ -276,8 +294,9 @@ def mode_prepare(config: ConfigDict, workdir: str) -> None:
 def mode_doctor(config: ConfigDict, workdir: str) -> None:
     """Lists everything that is wrong with the data set on disk; exits with 1 if anything is that stops training."""
     del workdir
-    found = source_of(config).examine()
-    print("\n".join(found) if found else f"{config.data.root}: nothing wrong was found")
+    source = source_of(config)
+    found = source.examine()
+    print("\n".join(found) if found else f"{source.root}: nothing wrong was found")
     if any(not line.startswith("warning:") for line in found):
         sys.exit(1)
 
@@ -306,7 +325,9 @@ def main(_) -> None:
     # The libraries log every step they take to the same place; of theirs only warnings are for the user.
     logging.get_absl_handler().addFilter(lambda r: r.levelno >= 30 or "site-packages" not in r.pathname)
     name = config_flags.get_config_filename(FLAGS["config"])
-    workdir = FLAGS.workdir or os.path.join("workdir", os.path.basename(name).replace(".py", "").replace(":", "-"))
+    name = os.path.basename(name).replace(".py", "").replace(":", "-")
+    # What ranks other people's features must not write over a run's own results.
+    workdir = FLAGS.workdir or os.path.join("workdir", f"rank-{name}" if FLAGS.mode == "rank" else name)
     started = time.monotonic()
     try:
         MODES[FLAGS.mode](FLAGS.config, workdir)

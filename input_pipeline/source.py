@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator
 
@@ -14,6 +15,11 @@ from input_pipeline.batches import Batch, Decoded, eval_batches, train_batches
 from input_pipeline.images import Folder, refuse_unreadable
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
 from input_pipeline.sampling import incomplete_identities
+
+
+@functools.cache  # a run reads several splits; the set is looked at once
+def _draw(root: str, layout: str, size: str, seed: int) -> None:
+    synthetic.write(root, layout=layout, size=size, seed=seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Source:
     def draw(self) -> None:
         """Writes the synthetic set this source is, if it is one and not there yet."""
         if self.synthetic:
-            synthetic.write(self.root, layout=self.dataset, size=self.synthetic, seed=self.synthetic_seed)
+            _draw(self.root, self.dataset, self.synthetic, self.synthetic_seed)
 
     def training(self, each: int) -> tuple[Index, Index | None]:
         """The training rows, and those of the identities held out for validation or None.
@@ -83,7 +89,10 @@ class Source:
         return rows, validation
 
     def splits(self, each: int) -> dict[str, Index]:
-        """Every split a run reads, by the name its pack has: train, validation if there is one, test."""
+        """Every split a run reads, by the name its pack has: train, validation if there is one, test.
+
+        each: images of a modality that the sampler draws of an identity, see `training`.
+        """
         train, validation = self.training(each)
         found = {"train": train, "validation": validation, "test": self.read("test")}
         return {name: index for name, index in found.items() if index is not None}

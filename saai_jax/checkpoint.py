@@ -42,6 +42,10 @@ class Checkpoints:
         """Returns when everything saved is on disk; reading before that would see half a checkpoint."""
         self._checkpointer.wait()
 
+    def any(self) -> bool:
+        """Whether there is a checkpoint."""
+        return bool(self._checkpointer.checkpoints)
+
     def restore(self, like: TrainState, which: str = "last") -> TrainState | None:
         """The "last" or the "best" state, shaped and placed like `like`; None if there is no checkpoint yet.
 
@@ -76,26 +80,36 @@ class Checkpoints:
         self._checkpointer.close()
 
 
-def keep_config(file: str, config: Mapping[str, Any], free: Sequence[str]) -> None:
-    """Writes a run's resolved configuration, after comparing it with the one that the run began with.
-
-    Raises CheckpointError naming every key that differs, but for those that begin with a name in `free`.
-    """
-    text = json.dumps(config, indent=1, sort_keys=True) + "\n"
-    if os.path.exists(file):
-        with open(file) as opened:
-            before, now = _flat(json.load(opened)), _flat(json.loads(text))
-        changed = [
-            f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and not key.startswith(tuple(free))
-        ]
-        if changed:
-            raise CheckpointError(
-                f"{file} is of a run with another configuration; use another --workdir. {'; '.join(changed)}"
-            )
+def write_config(file: str, config: Mapping[str, Any]) -> None:
+    """Keeps a run's resolved configuration beside its checkpoints, as JSON."""
     with replacing(file) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+
+
+def read_config(file: str) -> dict[str, Any]:
+    """The configuration that write_config kept. Raises CheckpointError naming a missing or damaged file."""
+    try:
+        with open(file) as opened:
+            return dict(json.load(opened))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{file}: the configuration of a run cannot be read: {error}") from error
+
+
+def refuse_other_run(file: str, config: Mapping[str, Any], free: Sequence[str]) -> None:
+    """Raises CheckpointError naming every key in which a run's kept configuration differs from this one.
+
+    Keys that begin with a name in `free` may differ.
+    """
+    before, now = _flat(read_config(file)), _flat(json.loads(json.dumps(config)))
+    changed = [
+        f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(tuple(free))
+    ]
+    if changed:
+        raise CheckpointError(
+            f"{file} is of a run with another configuration; use another --workdir. {'; '.join(changed)}"
+        )
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

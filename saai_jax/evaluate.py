@@ -56,6 +56,7 @@ def score_trials(
 
     trials: (query rows, gallery rows) of the arrays. valid: the protocol's rule, see `input_pipeline.index.Setting`.
     unique_identities: the CMC counts identities, not images. Queries without a true match are left out of the means.
+    Raises ValueError for a trial without any true match and for a distance that is not finite.
     """
     scores = []
     for query, gallery in trials:
@@ -77,9 +78,9 @@ def score_trials(
 
 
 def nearest(distance: Float[Array, "q g"], valid: np.ndarray, number: int) -> tuple[Int[np.ndarray, "q k"], np.ndarray]:
-    """The first gallery columns of every query as a picture shows them, and which of them the protocol skips.
+    """The first k gallery columns of every query, i[q k], and which of them the protocol skips, bool[q k].
 
-    Skipped images keep their place, so that a reader sees what the rule took away.
+    valid: bool[q g]. Skipped images keep their place, so that a reader sees what the rule took away.
     """
     order = np.argsort(np.asarray(distance), axis=1, kind="stable")[:, :number]
     return order, ~np.take_along_axis(valid, order, 1)

@@ -154,8 +154,8 @@ def fit(
     """Trains from state.step to the end of the plan and returns the last state.
 
     epoch, rate, follow: of every step of the whole run; batches: those from state.step on. At the end of every
-    `validate_every`-th epoch `validate` scores the variables, and of every `save_every`-th the state is saved; at
-    the last step both are done. Raises FloatingPointError when a logged loss is not finite.
+    `validate_every`-th epoch `validate` scores the variables, and of every `save_every`-th, and whenever it was scored,
+    the state is saved; at the last step both are done. Raises FloatingPointError when a logged loss is not finite.
     """
     steps, start = len(epoch), int(state.step)
     key = jax.random.key(seed)
@@ -166,7 +166,7 @@ def fit(
         epoch_ends = step == steps or epoch[step] != e
         if step % log_every == 0 or epoch_ends:
             values = {name: float(value) for name, value in metrics.items()}
-            if not np.isfinite(values["loss"]):
+            if not np.isfinite(list(values.values())).all():
                 raise FloatingPointError(f"the loss of step {step} is {values['loss']}: {values}")
             log.write(step, "train", epoch=e, **values, learning_rate=float(rate[step - 1]))
         if not epoch_ends:
@@ -175,9 +175,10 @@ def fit(
         if validate and ((e + 1) % validate_every == 0 or step == steps):
             scores = validate({"params": state.params, "batch_stats": state.batch_stats})
             log.write(step, "validation", epoch=e, **scores)
-            shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
-            say("epoch %d: loss %.3f, validation %s", e + 1, float(metrics["loss"]), shown)
-        if (e + 1) % save_every == 0 or step == steps:
+        shown = "".join(f", validation {name} {value:.2f}" for name, value in scores.items())
+        say("epoch %d: loss %.3f%s", e + 1, float(metrics["loss"]), shown)
+        # Whatever was scored is saved, or the best one could be lost.
+        if scores or (e + 1) % save_every == 0 or step == steps:
             checkpoints.save(step, state, scores)
     checkpoints.wait()
     return state

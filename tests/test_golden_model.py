@@ -113,11 +113,10 @@ def test_three_steps(case):
             model=model,
             recipe=train.Recipe(),
         )
-        ours = logged(metrics)
-        for name in ("loss", "cs", "dp") if s else ours:
-            np.testing.assert_allclose(
-                ours[name], golden[f"step{s}/{name}"], rtol=tolerance, err_msg=f"{name}, step {s}"
-            )
+        for name, value in logged(metrics).items():
+            # The shared classifier's loss is the most sensitive of all, and part of id.
+            bound = 2 * tolerance if s and name in ("ce", "id") else tolerance
+            np.testing.assert_allclose(value, golden[f"step{s}/{name}"], rtol=bound, err_msg=f"{name}, step {s}")
     expected = dict(zip(golden["norm_after/names"].tolist(), golden["norm_after/values"], strict=True))
     tensors = to_torch_names({"params": state.params, "batch_stats": state.batch_stats}, state.teacher)
     ratio = np.array([np.linalg.norm(t.astype(np.float64)) / expected[n] for n, t in tensors.items()])

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +16,19 @@ from golden_files import load
 from saai_jax import features, results
 
 ROOT = Path(__file__).parent.parent
-# What a run reads of the data set, relative to the data root, when the pictures are to be damaged.
 TINY = "--config=configs/synthetic.py:tiny"
+
+
+ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
+
+
+def command(*arguments) -> list[str]:
+    return [sys.executable, "launch.py", *map(str, arguments)]
 
 
 def launch(*arguments, code: int = 0) -> str:
     """Everything the command prints; its exit code is asserted."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
-    command = [sys.executable, "launch.py", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == code, done.stdout + done.stderr
     assert code != 1 or "Traceback" not in done.stderr, done.stderr
     return done.stdout + done.stderr
@@ -82,7 +88,6 @@ def test_the_paper_preset_and_another_layout_run(tmp_path):
     launch(
         "--config=configs/synthetic.py:tiny,regdb,paper",
         f"--config.data.root={tmp_path / 'data'}",
-        "--config.data.identities=4",
         "--config.train.epochs=1",
         "--config.data.workers=1",
         f"--workdir={tmp_path / 'work'}",
@@ -90,6 +95,79 @@ def test_the_paper_preset_and_another_layout_run(tmp_path):
     rows = results.read(tmp_path / "work" / "results.json")["rows"]
     assert {r["direction"] for r in rows} == {"visible-to-infrared", "infrared-to-visible"}
     assert {r["parameters"].get("variant") for r in rows if r["inference"] == "aim"} == {"paper"}
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(run, tmp_path):
+    """SIGKILL while steps are taken; the same command ends with the metrics and results of a run never stopped."""
+    _, where, _ = run
+    arguments = [*where, "--config.train.epochs=12", "--config.eval.baselines=False"]
+    launch(*arguments, f"--workdir={tmp_path / 'whole'}")
+    folder = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(*arguments, f"--workdir={folder}"), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL
+    )
+
+    def saved() -> int:
+        return max((int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdecimal()), default=0)
+
+    while process.poll() is None and saved() < 20:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert saved() < 60  # of some 85
+    assert "going on after step" in launch(*arguments, f"--workdir={folder}")
+    whole, killed = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "killed"))
+    assert killed == whole
+    steps = [entry["step"] for entry in map(json.loads, whole.splitlines()) if entry["kind"] == "train"]
+    assert steps == list(range(1, len(steps) + 1))
+    rows = [results.read(tmp_path / name / "results.json")["rows"] for name in ("killed", "whole")]
+    assert rows[0] == rows[1]
+
+
+def test_what_the_evaluation_needs_is_looked_at_before_training(run, tmp_path):
+    folder, where, _ = run
+    permutation = folder / "data" / "exp" / "rand_perm_cam.mat"
+    permutation.rename(tmp_path / "away.mat")
+    try:
+        printed = launch(*where, f"--workdir={tmp_path / 'a'}", code=1)
+    finally:
+        (tmp_path / "away.mat").rename(permutation)
+    assert "rand_perm_cam.mat: no such file" in printed
+    printed = launch(
+        *where, f"--workdir={tmp_path / 'b'}", "--config.data.validation=False", "--config.eval.checkpoint=best", code=1
+    )
+    assert "needs identities to choose by" in printed
+    for name in "ab":
+        assert not (tmp_path / name / "metrics.jsonl").exists()
+
+
+def test_evaluation_under_another_configuration_is_refused(run):
+    folder, where, _ = run
+    flags = "--mode=evaluate", "--config.model.aggregate_position=True"
+    printed = launch(*where, f"--workdir={folder / 'work'}", *flags, code=1)
+    assert "model.aggregate_position was False and is True" in printed
+
+
+def test_a_refused_configuration_leaves_the_workdir_usable(run, tmp_path):
+    _, where, _ = run
+    launch(*where, f"--workdir={tmp_path}", "--config.loss.mutual_variant=papr", "--config.train.epochs=1", code=1)
+    launch(*where, f"--workdir={tmp_path}", "--config.train.epochs=1", "--config.eval.baselines=False")
+
+
+def test_the_sampler_names_the_identities_of_the_data_set(run, tmp_path):
+    folder, where, _ = run
+    # Above 8, so that it is no label of the 8 training identities.
+    trained = [int(i) for i in (folder / "data" / "exp" / "train_id.txt").read_text().split(",")]
+    identity = max(trained)
+    moved = sorted((folder / "data").glob(f"cam[36]/{identity:04d}/*.jpg"))[2:]
+    for number, picture in enumerate(moved):
+        picture.rename(tmp_path / f"{number}.jpg")
+    try:
+        printed = launch(*where, f"--workdir={tmp_path / 'work'}", "--config.data.images=8", code=1)
+    finally:
+        for number, picture in enumerate(moved):
+            (tmp_path / f"{number}.jpg").rename(picture)
+    assert f"fewer than 4 visible or 4 infrared images: {identity}" in printed
 
 
 def test_a_changed_config_is_refused(run):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from saai_jax import train
-from saai_jax.checkpoint import CheckpointError, Checkpoints, keep_config
+from saai_jax.checkpoint import CheckpointError, Checkpoints, refuse_other_run, write_config
 from saai_jax.log import MetricsLog, read_metrics
 from saai_jax.models.saai import SAAI, feature_map
 from saai_jax.state import adam_l2, initial_variables, new_state
@@ -144,10 +144,13 @@ def test_a_state_of_another_model_is_refused(variables, tmp_path):
 
 def test_a_changed_configuration_is_refused_by_key(tmp_path):
     file = tmp_path / "config.json"
-    keep_config(file, {"train": {"epochs": 3}, "data": {"root": "a", "size": (1, 2)}}, ["data.root"])
-    keep_config(file, {"train": {"epochs": 3}, "data": {"root": "b", "size": (1, 2)}}, ["data.root"])
+    write_config(file, {"train": {"epochs": 3}, "data": {"root": "a", "size": (1, 2)}})
+    refuse_other_run(file, {"train": {"epochs": 3}, "data": {"root": "b", "size": (1, 2)}}, ["data.root"])
     with pytest.raises(CheckpointError, match=r"train.epochs was 3 and is 4"):
-        keep_config(file, {"train": {"epochs": 4}, "data": {"root": "b", "size": (1, 2)}}, ["data.root"])
+        refuse_other_run(file, {"train": {"epochs": 4}, "data": {"root": "b", "size": (1, 2)}}, ["data.root"])
+    file.write_text("{")
+    with pytest.raises(CheckpointError, match="config.json: the configuration of a run cannot be read"):
+        refuse_other_run(file, {}, [])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(variables, tmp_path):
