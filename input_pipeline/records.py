@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from input_pipeline.images import Folder, collect, decode
+from input_pipeline.images import Folder, collect, decode, refuse_unreadable
 from input_pipeline.index import DataError, Index
 
 _VERSION = "1.0.0"
@@ -77,8 +77,8 @@ def pack(images: Folder, index: Index, data_dir: str | os.PathLike, name: str, s
     JPEG and PNG files are stored byte for byte, others (BMP) as PNG. name tells data sets, and folds, apart.
     DataError: files that cannot be decoded, all listed, before anything is written.
     """
-    rows = tqdm(range(len(index)), desc=f"reading {split}", unit="image", disable=None)
-    sizes = collect(lambda i: _size_of_readable(images[i], str(index.path[i])), rows)
+    refuse_unreadable(images, split, threads=8)
+    sizes = [_file_size(images.root, path) for path in index.path]
     folder = _folder(data_dir, name, split)
     os.makedirs(data_dir, exist_ok=True)
     # TFDS would take the old pack's metadata for the new one, so the new one is made elsewhere and then moved.
@@ -129,11 +129,6 @@ class Packed:
 
 def _folder(data_dir: str | os.PathLike, name: str, split: str) -> Path:
     return Path(data_dir, VisibleInfrared.name, f"{name}-{split}", _VERSION)
-
-
-def _size_of_readable(data: bytes, path: str) -> int:
-    decode(data, path)
-    return len(data)
 
 
 def _stored(data: bytes, path: str) -> bytes:

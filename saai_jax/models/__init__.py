@@ -1,0 +1,1 @@
+"""Networks, one file a system; all give an Output."""
