@@ -4,6 +4,7 @@ import itertools
 import pathlib
 import warnings
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -35,21 +36,23 @@ def slow_unit(rows):
 def slow_keep(affinity, k):
     """Eq. 6: v is the k-th largest of a row; what is below it becomes 0."""
     kept = np.zeros_like(affinity)
-    for i, j in np.ndindex(*affinity.shape):
-        kept[i, j] = affinity[i, j] if affinity[i, j] >= sorted(affinity[i], reverse=True)[k - 1] else 0
+    for i, row in enumerate(affinity):
+        v = sorted(row, reverse=True)[k - 1]
+        for j, value in enumerate(row):
+            kept[i, j] = value if value >= v else 0
     return kept
 
 
-def slow_aim(query, gallery, k1, k2, variant):
+def slow_aim(query, gallery, k1, k2, variant, remove=True, expand=True):
     query, gallery = slow_unit(query), slow_unit(gallery)
     qg, gg = np.zeros((len(query), len(gallery))), np.zeros((len(gallery), len(gallery)))
     for i, j in np.ndindex(*qg.shape):
         qg[i, j] = query[i] @ gallery[j]
     for i, j in np.ndindex(*gg.shape):
         gg[i, j] = gallery[i] @ gallery[j]
-    removed, kept = slow_keep(qg, k1), slow_keep(gg, k1)
-    expanded = np.zeros_like(gg)
-    for i in range(len(gallery)):
+    removed, kept = (slow_keep(qg, k1), slow_keep(gg, k1)) if remove else (qg, gg)
+    expanded = np.zeros_like(gg) if expand else kept
+    for i in range(len(gallery) if expand else 0):
         for neighbour in np.argsort(-gg[i], kind="stable")[:k2]:
             expanded[i] += kept[neighbour] / k2  # Eq. 7
     if variant == "paper":
@@ -64,6 +67,31 @@ def test_aim_is_the_loop(variant, seed, ks):
     query, gallery = features(seed)
     found = aim(query, gallery, k1=ks[0], k2=ks[1], variant=variant)
     np.testing.assert_allclose(found, slow_aim(query, gallery, *ks, variant), atol=1e-5)
+
+
+@both
+@pytest.mark.parametrize("remove", [True, False])
+@pytest.mark.parametrize("expand", [True, False])
+def test_each_step_can_be_left_out(variant, remove, expand):
+    """Table 6."""
+    query, gallery = features(5)
+    expected = slow_aim(query, gallery, 4, 3, variant, remove, expand)
+    for method in ("auto", "dense", "sparse") if remove else ("auto", "dense"):
+        found = aim(query, gallery, k1=4, k2=3, variant=variant, remove=remove, expand=expand, method=method)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@both
+@pytest.mark.parametrize("size", [1500, 40])
+def test_the_ways_to_compute_it_give_one_answer(variant, size):
+    random = np.random.default_rng(0)
+    gallery = (0.3 + random.standard_normal((size, 24))).astype(np.float32)
+    query = (0.3 + random.standard_normal((50, 24))).astype(np.float32)
+    found = [aim(query, gallery, k1=9, k2=3, variant=variant, method=m) for m in ("auto", "dense", "sparse")]
+    np.testing.assert_allclose(found[0], found[1], atol=3e-6)
+    np.testing.assert_array_equal(found[0], found[2 if size > 1024 else 1])
+    traced = jax.jit(lambda q, g: aim(q, g, k1=9, k2=3, variant=variant))(query, gallery)
+    np.testing.assert_allclose(traced, found[1], atol=3e-6)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +193,10 @@ def test_errors(k):
         aim(query, gallery, k1=1, k2=k)
     with pytest.raises(ValueError, match="variant is 'printed', expected 'released' or 'paper'"):
         aim(query, gallery, k1=1, k2=1, variant="printed")
+    with pytest.raises(ValueError, match="method is 'quick', expected 'auto' or 'dense' or 'sparse'"):
+        aim(query, gallery, k1=1, k2=1, method="quick")
+    with pytest.raises(ValueError, match="needs remove=True"):
+        aim(query, gallery, k1=1, k2=1, method="sparse", remove=False)
 
 
 @quick

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+Precision = Literal["highest", "fast"]
 
 
 def unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
@@ -12,9 +17,19 @@ def unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
-def dot(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
-    """Inner products of all pairs of rows, in full float32: TF32 or bf16 would change rankings."""
-    return jnp.matmul(a, b.T, precision="highest")
+def unit_rows(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """unit on the host, where a row's result does not depend on how many rows there are."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def dot(a: Float[Array, "n d"], b: Float[Array, "m d"], precision: Precision = "highest") -> Float[Array, "n m"]:
+    """Inner products of all pairs of rows.
+
+    "highest" is full float32: TF32 or bf16 would change rankings. "fast" rounds the rows to bf16, adds in float32.
+    """
+    if precision == "highest":
+        return jnp.matmul(a, b.T, precision="highest")
+    return jnp.matmul(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16).T, preferred_element_type=jnp.float32)
 
 
 @jax.jit
