@@ -27,8 +27,9 @@ from saai_jax.state import TrainState, adam_l2, initial_variables, new_state
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 # What a run may change when it goes on: where things are, what is reported and how often, not what is learned.
-FREE = ("inference", "eval.", "aim.", "data.root", "data.split_dir", "data.packed", "data.threads", "data.workers")
-FREE += ("data.verify", "train.log_every", "train.save_every", "train.validate_every")
+FREE = ("inference", "eval.", "aim.", "sim.", "k_reciprocal.")
+FREE += ("data.root", "data.split_dir", "data.packed", "data.threads", "data.workers", "data.verify")
+FREE += ("train.log_every", "train.save_every", "train.validate_every")
 FREE += ("model.weights", "model.identities")
 # What does not matter any more once it is trained.
 TRAINED_FREE = (*FREE, "seed", "train.", "loss.", "augment.", "data.identities", "data.images", "data.published")
@@ -122,12 +123,15 @@ def distances(config: ConfigDict, setting: Setting) -> dict[str, tuple[evaluate.
     search = setting.protocol.split("-")[-1]
     key = f"sysu_{search}_{setting.shots}" if setting.dataset == "sysu" else setting.dataset
     k1, k2 = config.aim[key]
-    parameters = {"k1": k1, "k2": k2, "variant": config.aim.variant}
-    known = {
+    aim = {"k1": k1, "k2": k2} | {key: config.aim[key] for key in ("variant", "remove", "expand")}
+    functions = {
         "cosine": (affinity.cosine, {}),
         "euclidean": (affinity.euclidean, {}),
-        "aim": (functools.partial(affinity.aim, **parameters), parameters),
+        "aim": (affinity.aim, aim),
+        "sim": (affinity.sim, dict(config.sim)),
+        "k_reciprocal": (affinity.k_reciprocal, dict(config.k_reciprocal)),
     }
+    known = {name: (functools.partial(function, **how), how) for name, (function, how) in functions.items()}
     names = config.inference.split(",")
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"inference={config.inference!r}: {unknown[0]!r} is none of {', '.join(known)}")
@@ -149,6 +153,8 @@ def rank(config: ConfigDict, index: Index, embedding: np.ndarray, workdir: str, 
 
     extra: embeddings to rank by cosine beside the model's, by the name of their row.
     """
+    if "k_reciprocal" in config.inference.split(","):
+        logging.warning("k_reciprocal looks at all queries at once: not comparable with methods that see one at a time")
     settings = source_of(config).settings(index, config.eval.search, config.eval.shots)
     plans = [(s, other, name, affinity.cosine, {}) for s in settings for name, other in extra.items()]
     plans += [(s, embedding, name, *how) for s in settings for name, how in distances(config, s).items()]

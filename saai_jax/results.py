@@ -90,7 +90,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     texts = ["protocol", "direction", "shots", "inference"]
     lines: list[list[str]] = [[*texts, "trials", *COUNTS, "rank-1", "rank-10", "rank-20", "mAP", "mINP"]]
     for line in rows:
-        parameters = ", ".join(f"{key}={value}" for key, value in line["parameters"].items())
+        # A step that is taken, as all are by default, is not worth the width; results.json has it.
+        parameters = ", ".join(f"{k}={v}" for k, v in line["parameters"].items() if v is not True)
         inference = f"{line['inference']} ({parameters})" if parameters else line["inference"]
         numbers = [
             f"{line[key]:.1f}" if isinstance(line[key], float) else str(line[key]) for key in ("trials", *COUNTS)

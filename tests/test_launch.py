@@ -75,6 +75,29 @@ def test_extract_and_rank_agree_with_evaluate(run):
     assert ranked == [r for r in evaluated if r["inference"] in ("cosine", "aim")]
 
 
+def test_every_inference_ranks_and_says_how(run):
+    folder, where, _ = run
+    launch(*where, f"--workdir={folder / 'work'}", "--mode=extract")
+    names = ["cosine", "euclidean", "aim", "sim", "k_reciprocal"]
+    printed = launch(
+        *where,
+        "--mode=rank",
+        f"--features={folder / 'work' / 'features-test.npz'}",
+        f"--workdir={folder / 'every'}",
+        f"--config.inference={','.join(names)}",
+        "--config.sim.kq=7",
+        "--config.aim.expand=False",
+        "--config.eval.shots=multi",
+        "--config.eval.search=all",
+    )
+    rows = results.read(folder / "every" / "results.json")["rows"]
+    assert [r["inference"] for r in rows] == names
+    assert rows[3]["parameters"]["kq"] == 7
+    assert rows[2]["parameters"] == {"k1": 20, "k2": 6, "variant": "released", "remove": True, "expand": False}
+    assert len({r["map"] for r in rows}) >= 4  # each ranks in its own way
+    assert printed.count("k_reciprocal looks at all queries at once") == 1
+
+
 def test_a_pack_trains_to_the_same_bits_as_the_folder(run):
     folder, where, _ = run
     packed = f"--config.data.packed={folder / 'packed'}"
