@@ -176,7 +176,7 @@ def pictures(config: ConfigDict, model: SAAI, variables: dict, index: Index, emb
     shown, load = report.examples(index.identity, query, gallery), functools.partial(source.pictures, index, "test")
     valid = setting.valid(index.identity[shown], index.camera[shown], index.identity[gallery], index.camera[gallery])
     methods = {name: distance for name, (distance, _) in distances(config, setting).items()}
-    report.ranked_lists(file("ranked.png"), load, embedding, index.identity, shown, gallery, valid, methods)
+    report.ranked_lists(file("ranked.png"), load, embedding, index.identity, shown, (query, gallery), valid, methods)
     if model.pooling == "prototypes":
         names = [f"identity {index.identity[r]}, camera {index.camera[r]}" for r in shown]
         report.attention_maps(file("attention.png"), load, model, variables, shown, index.modality[shown], names)

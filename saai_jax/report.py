@@ -28,14 +28,16 @@ def ranked_lists(
     embedding: Float[np.ndarray, "n d"],
     identity: Int[np.ndarray, n],
     shown: Int[np.ndarray, k],
-    gallery: Int[np.ndarray, g],
+    trial: tuple[Int[np.ndarray, q], Int[np.ndarray, g]],
     valid: np.ndarray,
     distances: Mapping[str, evaluate.Distance],
 ) -> None:
-    """Draws the first ten gallery images of the queries `shown` under each distance. valid: bool[k g]."""
-    query, images = jnp.asarray(embedding[shown]), jnp.asarray(embedding[gallery])
-    # No distance here depends on the other queries, so a few can be ranked alone.
-    found = [evaluate.nearest(distance(query, images), valid, 10) for distance in distances.values()]
+    """Draws the first ten gallery images of the trial's queries `shown` under each distance. valid: bool[k g]."""
+    query, gallery = trial
+    queries, images = jnp.asarray(embedding[query]), jnp.asarray(embedding[gallery])
+    # All queries are ranked, as in the results: some distances depend on which come together.
+    place = np.argsort(query)[np.searchsorted(query, shown, sorter=np.argsort(query))]
+    found = [evaluate.nearest(distance(queries, images)[place], valid, 10) for distance in distances.values()]
     rows = gallery[np.stack([order for order, _ in found])]
     correct = identity[rows] == identity[shown][:, None]
     skipped = np.stack([skip for _, skip in found])

@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from saai_jax.affinity.checks import choice, neighbour_counts
-from saai_jax.affinity.cosine import dot, unit
+from saai_jax.affinity.cosine import dot, similarity, unit
 from saai_jax.affinity.gallery import Gallery
 from saai_jax.affinity.topk import top_k
 
@@ -26,8 +26,7 @@ def keep_largest(affinity: Float[Array, "n m"], k: int) -> Float[Array, "n m"]:
 
 @functools.partial(jax.jit, static_argnames=("k1", "k2", "variant", "remove", "expand"))
 def _dense(query, gallery, *, k1: int, k2: int, variant: str, remove: bool, expand: bool):
-    query, gallery = unit(query), unit(gallery)
-    query_gallery, gallery_gallery = dot(query, gallery), dot(gallery, gallery)
+    query_gallery, gallery_gallery = similarity(query, gallery), similarity(gallery, gallery)
     kept = keep_largest(gallery_gallery, k1) if remove else gallery_gallery
     removed = keep_largest(query_gallery, k1) if remove else query_gallery
     if expand and k2 > 1:

@@ -32,10 +32,16 @@ def dot(a: Float[Array, "n d"], b: Float[Array, "m d"], precision: Precision = "
     return jnp.matmul(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16).T, preferred_element_type=jnp.float32)
 
 
+def similarity(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
+    """Cosine similarities of all pairs of rows, in float32; of any scale, 0 for a row of zeros."""
+    # Lengths of the longer side are divided by afterwards: a scaled copy of it costs half as much as the product.
+    return dot(a, unit(b)) / jnp.maximum(jnp.linalg.norm(a, axis=1, keepdims=True), 1e-12)
+
+
 @jax.jit
 def cosine(query: Float[Array, "q d"], gallery: Float[Array, "g d"]) -> Float[Array, "q g"]:
     """1 - cosine similarity, in [0, 2]; features of any scale (Eq. 8)."""
-    return 1 - dot(unit(query), unit(gallery))
+    return 1 - similarity(query, gallery)
 
 
 @jax.jit
