@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 ABSENT = -1  # the rank of a query without a true match
+BLOCK, UNROLL = 128, 16  # queries at a time, and gallery images in a step of the count
 
 
 class RankMetrics(NamedTuple):
@@ -37,32 +37,54 @@ def _slots(identity: Int[np.ndarray, g]) -> tuple[Int[np.ndarray, u], Int[np.nda
     return unique, slot
 
 
-@functools.partial(jax.jit, static_argnames="block")
-def _rank(distance, own, valid, slot, *, block: int = 64):
+@jax.jit
+def _rank(distance, own, valid, slot):
     """Counts instead of sorting: a true match's place is the number of valid gallery images before it."""
-    g = distance.shape[1]
-    index = jnp.arange(g)
+    q, g = distance.shape
+    blocks = -(-q // BLOCK)
+    rows = -(-(g + 1) // UNROLL) * UNROLL  # at least one row of filling: entry g, what slots are filled up with
 
-    def one(row):
-        distance, own, valid = row
-        far = jnp.append(jnp.where(valid, distance, jnp.inf), jnp.inf)  # entry g: the filling of slots
-        mine = slot[own]  # [p] gallery rows of the query's identity
-        mine_distance = far[mine]
-        real = jnp.append(valid, False)[mine]
-        ahead = (far[:g] < mine_distance[:, None]) | ((far[:g] == mine_distance[:, None]) & (index < mine[:, None]))
-        place = jnp.where(real, (ahead & valid).sum(1) + 1, g + 1)
-        matches = real.sum()
-        hit = (place <= place[:, None]).sum(1, where=real)  # the how-many-th match each match is
-        precision = jnp.where(real, hit / place, 0).sum() / jnp.maximum(matches, 1)
-        penalty = matches / jnp.maximum(jnp.where(real, place, 0).max(), 1)
+    def one(block):
+        distance, own, valid = block
+        # The queries are the fast axis, [g b]: every step below then works on whole vectors of them.
+        far = jnp.pad(jnp.where(valid, distance, jnp.inf).T, ((0, rows - g), (0, 0)), constant_values=jnp.inf)
+        mine = slot[own].T  # [p b] gallery rows of the query's identity
+        mine_distance = jnp.take_along_axis(far, mine, 0)
+        real = jnp.isfinite(mine_distance)
+
+        def count(step, ahead):
+            for i in range(UNROLL):
+                j = step * UNROLL + i
+                row = jax.lax.dynamic_slice_in_dim(far, j, 1, 0)
+                ahead += (row < mine_distance) | ((row == mine_distance) & (j < mine))
+            return ahead
+
+        ahead = jax.lax.fori_loop(0, rows // UNROLL, count, jnp.zeros(mine.shape, jnp.int32))
+        place = jnp.where(real, ahead + 1, g + 1)
+        matches = real.sum(0)
+        hit = ((place[None] <= place[:, None]) & real[None]).sum(1)  # the how-many-th match each match is
+        precision = jnp.where(real, hit / place, 0).sum(0) / jnp.maximum(matches, 1)
+        penalty = matches / jnp.maximum(jnp.where(real, place, 0).max(0), 1)
         # An identity is met at its nearest image, the lowest gallery row among equals; then identities are counted.
-        every = far[slot]
-        nearest = every.min(1)
-        first = jnp.where(every == nearest[:, None], slot, g).min(1)
-        before = (nearest < nearest[own]) | ((nearest == nearest[own]) & (first < first[own]))
-        return place.min() - 1, (before & jnp.isfinite(nearest)).sum(), precision, penalty, matches > 0
+        def meet(i, met):
+            nearest, first = met
+            image = slot[:, i]  # [u] in gallery order
+            nearer = far[image] < nearest
+            return jnp.where(nearer, far[image], nearest), jnp.where(nearer, image[:, None], first)
 
-    return jax.lax.map(one, (distance, own, valid), batch_size=block)
+        unmet = jnp.full((len(slot), BLOCK), jnp.inf), jnp.full((len(slot), BLOCK), g, jnp.int32)
+        nearest, first = jax.lax.fori_loop(0, slot.shape[1], meet, unmet)
+        own_nearest, own_first = (jnp.take_along_axis(x, own[None], 0) for x in (nearest, first))
+        before = (nearest < own_nearest) | ((nearest == own_nearest) & (first < own_first))
+        return place.min(0) - 1, (before & jnp.isfinite(nearest)).sum(0), precision, penalty, matches > 0
+
+    fill = ((0, blocks * BLOCK - q), (0, 0))
+    blocked = (
+        jnp.pad(distance, fill).reshape(blocks, BLOCK, g),
+        jnp.pad(own, fill[0]).reshape(blocks, BLOCK),
+        jnp.pad(valid, fill).reshape(blocks, BLOCK, g),
+    )
+    return [x.ravel()[:q] for x in jax.lax.map(one, blocked)]
 
 
 def rank_metrics(

@@ -8,6 +8,7 @@ import os
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
@@ -79,18 +80,31 @@ class Gallery:
         Raises ValueError for queries of another length or not finite; warns if top exceeds the gallery.
         """
         top = neighbour_counts(len(self), top=top)["top"]
-        found = self._run(unit_rows(finite(query, "query", self.embedding.shape[1])), tiles.nearest, top=top)
+        found = self._run(query, tiles.nearest, top=top)
         if not found:
             return Nearest(np.zeros((0, top), np.int32), np.zeros((0, top), np.float32))
         return Nearest(*(np.concatenate(x) for x in zip(*found, strict=True)))
 
     def distances(self, query: Float[Array, "q d"]) -> Float[np.ndarray, "q n"]:
         """AIM distances to all gallery images, as `aim` gives them. Raises as `search`."""
-        found = [
-            distance[:, : len(self)]
-            for (distance,) in self._run(unit_rows(finite(query, "query", self.embedding.shape[1])), tiles.whole)
-        ]
+        found = [distance[:, : len(self)] for (distance,) in self._run(query, tiles.whole)]
         return np.concatenate(found) if found else np.zeros((0, len(self)), np.float32)
+
+    def revise(self, affinity: Float[Array, "q n"], width: int = 0) -> Float[Array, "q n"]:
+        """`distances` from the queries' cosine similarities with the gallery's images, without a copy on the host.
+
+        width: similarities of a query that are looked at first; more if duplicates tie with the k1-th. Raises
+        ValueError for a gallery that lies on several devices.
+        """
+        if self.mesh.size > 1:
+            raise ValueError(f"the gallery lies on {self.mesh.size} devices, expected one")
+        k1, width = min(self.k1, len(self)), min(len(self), width or self.k1 + 1)
+        if len(affinity) > 1 and len(affinity) > self._countable(width):
+            half = len(affinity) // 2
+            return jnp.concatenate([self.revise(part, width) for part in (affinity[:half], affinity[half:])])
+        run = tiles.over(self.mesh, tiles.given, width=width, k1=k1, variant=self.variant)
+        distance, cut = run(affinity, np.int32(len(self)), self._spread)
+        return self.revise(affinity, 4 * width) if cut else distance
 
     def add(self, embedding: Float[Array, "m d"]) -> Gallery:
         """The gallery with more images at its end, as if all had been built together. Raises as `build`."""
@@ -156,9 +170,13 @@ class Gallery:
     @functools.cached_property
     def _placed(self) -> jax.Array:
         """The embedding on the devices, filled up with rows of 0."""
-        devices = self.mesh.size
-        m = graph.rounded(-(-len(self) // devices)) * devices
-        return place(np.pad(self.embedding, ((0, m - len(self)), (0, 0))), NamedSharding(self.mesh, jax.P(AXIS)))
+        fill = ((0, self._filled - len(self)), (0, 0))
+        return place(np.pad(self.embedding, fill), NamedSharding(self.mesh, jax.P(AXIS)))
+
+    @property
+    def _filled(self) -> int:
+        """Rows on the devices, as many on each; few different numbers, so that little is compiled."""
+        return graph.rounded(-(-len(self) // self.mesh.size)) * self.mesh.size
 
     @functools.cached_property
     def _factor(self) -> Any:
@@ -171,7 +189,7 @@ class Gallery:
 
     @functools.cached_property
     def _spread(self) -> tiles.Spread:
-        m = len(self._placed)
+        m = self._filled
         begin, column, weight = graph.parts(self._factor, self.mesh.size, m // self.mesh.size)
         begin = np.pad(begin, ((0, 0), (0, m - len(self))), mode="edge")
         own = NamedSharding(self.mesh, jax.P(AXIS))
@@ -191,7 +209,7 @@ class Gallery:
 
     def _size(self, gathered: int) -> int:
         """Rows of a tile: a power of two. gathered: gallery rows that "fast" gathers for each."""
-        row = 4 * len(self._placed) // self.mesh.size
+        row = 4 * self._filled // self.mesh.size
         if self.precision == "fast":
             row += 4 * tiles.SPARE * gathered * self.embedding.shape[1]
         return min(512, max(16, 1 << (max(TILE_BYTES // row, 1).bit_length() - 1)))
@@ -210,18 +228,20 @@ class Gallery:
         count, found = np.int32(len(self)), self._tiles(rows, self._size(0), "ties")
         return np.concatenate([np.asarray(run(t, self._placed, count))[:real, : len(self)] for _, t, real in found])
 
-    def _run(self, query, kernel, width: int | None = None, **how) -> list[tuple[np.ndarray, ...]]:
-        """What the kernel gives for every tile of the queries. width: affinities of a query that are looked at."""
-        k1, n, count, found = min(self.k1, len(self)), len(self), np.int32(len(self)), []
+    def _countable(self, width: int) -> int:
+        """Queries whose entries in M, if they look at `width` rows of it, can be counted in 32 bits."""
+        return max(1, (1 << 31) // (width * max(1, int(np.diff(self._factor.indptr).max()))) - 1)
+
+    def _run(self, query, kernel, width: int = 0, **how) -> list[tuple[np.ndarray, ...]]:
+        """What the kernel gives for every tile of the queries. width: as in `revise`."""
+        query = unit_rows(finite(query, "query", self.embedding.shape[1]))
+        k1, n, found = min(self.k1, len(self)), len(self), []
         width = min(n, width or k1 + 1)
         run = tiles.over(self.mesh, kernel, width=width, k1=k1, variant=self.variant, precision=self.precision, **how)
-        # Entries that a tile spreads are counted in 32 bits.
-        longest = max(1, int(np.diff(self._factor.indptr).max())) * width
-        size = max(1, min(self._size(max(width, how.get("top", 0))), (1 << 31) // longest - 1))
+        size = min(self._size(max(width, how.get("top", 0))), self._countable(width))
         for start, tile, real in self._tiles(query, size, "queries"):
-            *result, cut = run(tile, self._placed, count, self._spread)
+            *result, cut = run(tile, self._placed, np.int32(n), self._spread)
             if cut:
-                # More images tie with the k1-th than were looked at: duplicates. Look at more of them.
                 found += self._run(query[start : start + real], kernel, 4 * width, **how)
             else:
                 found.append(tuple(np.asarray(x)[:real] for x in result))

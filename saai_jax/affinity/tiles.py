@@ -84,23 +84,20 @@ def subtract_spread(distance, kept: Float[Array, "t k"], index: Int[Array, "t k"
 
 
 def revised(
-    tile: Float[Array, "t d"],
-    gallery: Float[Array, "m d"],
+    affinity: Float[Array, "t m"],
+    candidates: Float[Array, "t m"],
     count: Int[Array, ""],
     spread: Spread,
     *,
     k1: int,
     width: int,
     variant: str,
-    precision: Precision,
-) -> tuple[Float[Array, "t m"], Float[Array, "t m"], Bool[Array, ""]]:
-    """AIM distances and affinities to each device's own gallery rows, and whether ties did not fit.
+) -> tuple[Float[Array, "t m"], Bool[Array, ""]]:
+    """AIM distances to each device's own gallery rows, and whether ties did not fit.
 
-    width: how many of a row's largest affinities are looked at; the result is exact if none beyond them ties with
-    the k1-th (Eq. 6), else the last output is true and a larger width is needed.
+    candidates: the affinities that are exact, -inf elsewhere; width: how many of a row's largest are looked at. The
+    result is exact if none beyond them ties with the k1-th (Eq. 6), else the flag is true: more have to be looked at.
     """
-    affinity = affinities(tile, gallery, count, precision)
-    candidates = rescored(tile, gallery, affinity, SPARE * width) if precision == "fast" else affinity
     value, index = top_k_of_all(candidates, width)
     kth = value[:, k1 - 1 : k1]
     kept = jnp.where(value >= kth, value, 0)
@@ -111,14 +108,21 @@ def revised(
         # Column after column, and not fused with the squares: how XLA adds up rows depends on how many there are, and
         # a query's distances would on the other queries.
         square = lax.optimization_barrier(jnp.square(kept))
-        total = lax.fori_loop(0, width, lambda i, total: total + square[:, i], jnp.zeros(len(tile)))
+        total = lax.fori_loop(0, width, lambda i, total: total + square[:, i], jnp.zeros(len(kept)))
         kept /= jnp.maximum(jnp.sqrt(total), 1e-12)[:, None]
-    return subtract_spread(base, kept, index, spread), affinity, cut
+    return subtract_spread(base, kept, index, spread), cut
+
+
+def from_features(tile, gallery, count, spread, *, width: int, precision: Precision, **how):
+    """Affinities f[t m] of a tile's images with each device's own gallery rows, `revised`, and the flag."""
+    affinity = affinities(tile, gallery, count, precision)
+    candidates = rescored(tile, gallery, affinity, SPARE * width) if precision == "fast" else affinity
+    return affinity, *revised(affinity, candidates, count, spread, width=width, **how)
 
 
 def nearest(tile, gallery, count, spread, *, top: int, precision: Precision, **how):
     """The `top` gallery rows i[t top] nearest to each of the tile's images by AIM, their distances, and the flag."""
-    distance, affinity, cut = revised(tile, gallery, count, spread, precision=precision, **how)
+    affinity, distance, cut = from_features(tile, gallery, count, spread, precision=precision, **how)
     if precision == "fast":
         # Only the affinity was rounded: what was spread is from float32 lists.
         at = top_k(-distance, min(SPARE * top, distance.shape[1]))[1]
@@ -132,18 +136,24 @@ def nearest(tile, gallery, count, spread, *, top: int, precision: Precision, **h
 
 def whole(tile, gallery, count, spread, **how):
     """AIM distances f[t n] to all gallery images, the same on all devices, and the flag."""
-    distance, _, cut = revised(tile, gallery, count, spread, **how)
+    _, distance, cut = from_features(tile, gallery, count, spread, **how)
     return lax.all_gather(distance, AXIS, axis=1, tiled=True), cut
+
+
+def given(affinity, count, spread, **how):
+    """`whole` where the affinities f[t n] are known and the gallery lies on one device."""
+    return revised(affinity, affinity, count, spread, **how)
 
 
 @functools.lru_cache(maxsize=128)
 def over(mesh: jax.sharding.Mesh, kernel, **how):
-    """kernel(tile, gallery, count[, spread]) of this module over the mesh, its options fixed, jitted once."""
-    own = jax.P(AXIS)
-    inputs = (jax.P(), own, jax.P()) + (() if kernel in (neighbours, rows) else (own,))  # own: for all of Spread
+    """A kernel of this module over the mesh, its options fixed, jitted once."""
+    own, all_ = jax.P(AXIS), jax.P()
+    inputs = (all_, all_) if kernel is given else (all_, own, all_)
+    inputs += () if kernel in (neighbours, rows) else (own,)  # for every array of Spread
 
-    def run(tile, gallery, count, *spread):
+    def run(*arrays):
         # A device's part of M comes with a leading axis of 1.
-        return kernel(tile, gallery, count, *(Spread(*(x[0] for x in s)) for s in spread), **how)
+        return kernel(*(Spread(*(x[0] for x in a)) if isinstance(a, Spread) else a for a in arrays), **how)
 
-    return jax.jit(jax.shard_map(run, mesh=mesh, in_specs=inputs, out_specs=jax.P(), check_vma=False))
+    return jax.jit(jax.shard_map(run, mesh=mesh, in_specs=inputs, out_specs=all_, check_vma=False))
