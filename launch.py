@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 FREE = ("inference", "eval.", "aim.", "sim.", "k_reciprocal.")
 FREE += ("data.root", "data.split_dir", "data.packed", "data.threads", "data.workers", "data.verify")
 FREE += ("train.log_every", "train.save_every", "train.validate_every")
-FREE += ("model.weights", "model.identities")
+FREE += ("model.weights", "model.identities", "data.query_list", "data.gallery_list", "data.rule")
 # What does not matter any more once it is trained.
 TRAINED_FREE = (*FREE, "seed", "train.", "loss.", "augment.", "data.identities", "data.images", "data.published")
 TRAINED_FREE += ("data.skip_incomplete",)
@@ -118,34 +118,56 @@ def embed(config: ConfigDict, model: SAAI, variables: dict, index: Index, split:
     return evaluate.extract(model, variables, bar)
 
 
-def distances(config: ConfigDict, setting: Setting) -> dict[str, tuple[evaluate.Distance, dict[str, Any]]]:
-    """The configured inferences for a setting, by name: the distance and the parameters it was given."""
-    search = setting.protocol.split("-")[-1]
-    key = f"sysu_{search}_{setting.shots}" if setting.dataset == "sysu" else setting.dataset
+class Inference(NamedTuple):
+    """A distance, the same for all trials together where there is such a form, and the parameters of both."""
+
+    distance: evaluate.Distance
+    together: evaluate.TrialDistances | None
+    parameters: dict[str, Any]
+
+
+COSINE = Inference(affinity.cosine, affinity.cosine_trials, {})
+
+
+def inferences(config: ConfigDict, setting: Setting) -> dict[str, Inference]:
+    """The configured inferences for a setting, by name."""
+    family, search = setting.protocol.split("-")[0], setting.protocol.split("-")[-1]
+    key = f"sysu_{search}_{setting.shots}" if family == "sysu" else family
     k1, k2 = config.aim[key]
     aim = {"k1": k1, "k2": k2} | {key: config.aim[key] for key in ("variant", "remove", "expand")}
     functions = {
-        "cosine": (affinity.cosine, {}),
-        "euclidean": (affinity.euclidean, {}),
-        "aim": (affinity.aim, aim),
-        "sim": (affinity.sim, dict(config.sim)),
-        "k_reciprocal": (affinity.k_reciprocal, dict(config.k_reciprocal)),
+        "cosine": (affinity.cosine, affinity.cosine_trials, {}),
+        "euclidean": (affinity.euclidean, None, {}),
+        "aim": (affinity.aim, affinity.aim_trials, aim),
+        "sim": (affinity.sim, None, dict(config.sim)),
+        "k_reciprocal": (affinity.k_reciprocal, None, dict(config.k_reciprocal)),
     }
-    known = {name: (functools.partial(function, **how), how) for name, (function, how) in functions.items()}
+    known = {
+        name: Inference(
+            functools.partial(distance, **how), functools.partial(together, **how) if together else None, how
+        )
+        for name, (distance, together, how) in functions.items()
+    }
     names = config.inference.split(",")
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"inference={config.inference!r}: {unknown[0]!r} is none of {', '.join(known)}")
     return {name: known[name] for name in names}
 
 
-def row(setting: Setting, index: Index, embedding: np.ndarray, name: str, distance, parameters: dict) -> dict:
-    """One line of the results: a setting ranked by one distance."""
-    rules = setting.trials, setting.valid, distance
+def row(setting: Setting, index: Index, embedding: np.ndarray, name: str, how: Inference) -> dict:
+    """One line of the results: a setting ranked by one inference."""
     scores = evaluate.score_trials(
-        embedding, index.identity, index.camera, *rules, unique_identities=setting.unique_identities
+        embedding,
+        index.identity,
+        index.camera,
+        setting.trials,
+        setting.valid,
+        how.distance,
+        together=how.together,
+        unique_identities=setting.unique_identities,
     )
     labels = {key: getattr(setting, key) for key in ("dataset", "protocol", "direction", "shots")}
-    return results.row(**labels, inference=name, parameters=parameters, per_trial=scores)
+    return results.row(**labels, inference=name, parameters=how.parameters, per_trial=scores)
 
 
 def rank(config: ConfigDict, index: Index, embedding: np.ndarray, workdir: str, extra: dict[str, np.ndarray]) -> None:
@@ -155,9 +177,9 @@ def rank(config: ConfigDict, index: Index, embedding: np.ndarray, workdir: str, 
     """
     if "k_reciprocal" in config.inference.split(","):
         logging.warning("k_reciprocal looks at all queries at once: not comparable with methods that see one at a time")
-    settings = source_of(config).settings(index, config.eval.search, config.eval.shots)
-    plans = [(s, other, name, affinity.cosine, {}) for s in settings for name, other in extra.items()]
-    plans += [(s, embedding, name, *how) for s in settings for name, how in distances(config, s).items()]
+    settings = source_of(config).settings(index, config.eval.search, config.eval.shots, config.eval.protocol)
+    plans = [(s, other, name, COSINE) for s in settings for name, other in extra.items()]
+    plans += [(s, embedding, name, how) for s in settings for name, how in inferences(config, s).items()]
     plans.sort(key=lambda plan: settings.index(plan[0]))  # stable: a setting's rows together, baselines first
     rows = [row(s, index, e, *rest) for s, e, *rest in progress(plans, total=len(plans), description="rank")]
     file = os.path.join(workdir, "results.json")
@@ -170,12 +192,12 @@ def pictures(config: ConfigDict, model: SAAI, variables: dict, index: Index, emb
     """Writes curves.png, ranked.png and attention.png."""
     source, file = source_of(config), functools.partial(os.path.join, workdir)
     # The largest gallery shows most: all-search multi-shot of SYSU-MM01.
-    settings = source.settings(index, config.eval.search, config.eval.shots)
+    settings = source.settings(index, config.eval.search, config.eval.shots, config.eval.protocol)
     setting = max(settings, key=lambda s: len(s.trials[0].gallery))
     query, gallery = setting.trials[0]
     shown, load = report.examples(index.identity, query, gallery), functools.partial(source.pictures, index, "test")
     valid = setting.valid(index.identity[shown], index.camera[shown], index.identity[gallery], index.camera[gallery])
-    methods = {name: distance for name, (distance, _) in distances(config, setting).items()}
+    methods = {name: how.distance for name, how in inferences(config, setting).items()}
     report.ranked_lists(file("ranked.png"), load, embedding, index.identity, shown, (query, gallery), valid, methods)
     if model.pooling == "prototypes":
         names = [f"identity {index.identity[r]}, camera {index.camera[r]}" for r in shown]
@@ -186,8 +208,8 @@ def pictures(config: ConfigDict, model: SAAI, variables: dict, index: Index, emb
 
 def refuse_late_failures(config: ConfigDict, test: Index, validation: Index | None) -> None:
     """Looks at everything that the evaluation will need before hours are spent on training."""
-    for setting in source_of(config).settings(test, config.eval.search, config.eval.shots):
-        distances(config, setting)
+    for setting in source_of(config).settings(test, config.eval.search, config.eval.shots, config.eval.protocol):
+        inferences(config, setting)
     if config.eval.checkpoint not in ("last", "best"):
         raise ValueError(f"eval.checkpoint is {config.eval.checkpoint!r}, expected 'last' or 'best'")
     if config.eval.checkpoint == "best" and validation is None:
@@ -228,7 +250,7 @@ def mode_train(config: ConfigDict, workdir: str) -> None:
     def validate(variables: dict) -> dict[str, float]:
         assert validation is not None
         vector = embed(c, model, variables, validation, "validation")
-        scored = row(source.validation_setting(validation), validation, vector, "cosine", affinity.cosine, {})
+        scored = row(source.validation_setting(validation), validation, vector, "cosine", COSINE)
         return {key: scored[key] for key in ("rank1", "map")}
 
     with MetricsLog(os.path.join(workdir, "metrics.jsonl"), start) as log:

@@ -14,13 +14,15 @@ def get_config() -> ml_collections.ConfigDict:
     """The released recipe: ResNet-50 with MAM, 10 identities x 8 images, 160 epochs (docs/paper_versus_code.md)."""
     c = ml_collections.ConfigDict()
     c.seed = 0
-    c.dataset = "sysu"  # sysu, regdb or llcm: whose layout and protocol
+    c.dataset = "sysu"  # whose layout and protocol: sysu, regdb, llcm; to rank only: market1501, dukemtmc, custom
 
     c.data = d = ml_collections.ConfigDict()
     d.root = "data/sysu"  # the folder as its owners ship it; "" for a synthetic set: a folder of its own in data/
     d.split_dir = ""  # sysu: where *_id.txt and rand_perm_cam.mat are, if not in root/exp
     d.published = True  # refuse a data set whose counts are not the published ones
     d.fold = 1  # regdb: which of the ten splits
+    d.query_list, d.gallery_list = "", ""  # protocol custom: text files with one path a line
+    d.rule = "same-camera"  # protocol custom: what is skipped: none, same-camera or sysu
     d.synthetic = ""  # tiny, small or large: draw this set into root if it is not there; "" for a real set
     d.synthetic_seed = 0
     d.validation = False  # hold training identities out, to choose a checkpoint by (sysu: the official 99)
@@ -62,6 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.eval = e = ml_collections.ConfigDict()
     e.checkpoint = "last"  # or best, by mAP on the validation identities
     e.batch = 128
+    e.protocol = ""  # names after a comma, such as sysu-official,sysu-random; "" for the data set's own
     e.search, e.shots = "all,indoor", "single,multi"  # sysu: which settings are reported
     e.baselines = False  # also rank by chance and by pixels
     e.extract_split = "test"  # what --mode=extract writes
@@ -73,7 +76,7 @@ def get_config() -> ml_collections.ConfigDict:
     i.sysu_all_single, i.sysu_all_multi = (4, 1), (20, 6)  # (k1, k2)
     i.sysu_indoor_single, i.sysu_indoor_multi = (2, 2), (20, 6)
     i.regdb = (8, 2)
-    i.llcm = (8, 2)  # ours: no published value
+    i.llcm = i.market1501 = i.dukemtmc = i.custom = (8, 2)  # ours: no published value
     # The arguments of saai_jax.affinity.sim, which says what they are; kq, kg and what follows alpha are our choice.
     c.sim = i = ml_collections.ConfigDict()
     i.graph, i.mutual = True, True  # its two kinds of reasoning

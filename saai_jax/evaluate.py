@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from saai_jax.augment import LUMINANCE, normalise
 from saai_jax.metrics import cmc, rank_metrics
 
+CURVE = 100  # places of a CMC that are kept
 Distance = Callable[[Float[Array, "q d"], Float[Array, "g d"]], Float[Array, "q g"]]
 
 
@@ -54,8 +55,12 @@ def score_trials(
 ) -> list[dict[str, Any]]:
     """One dict of a trial: rank1, rank5, rank10, rank20, map, minp in percent; queries and gallery in images.
 
+    Beside them cmc, percent by place, as long as the gallery has places (identities if these are counted) and no longer
+    than CURVE, and per_query, of the queries with a match: query i[m], rows of the arrays, and rank1 (0 or 1), ap and
+    inp f[m] in [0, 1]. Queries without a true match are left out of the means.
+
     trials: (query rows, gallery rows) of the arrays. valid: the protocol's rule, see `input_pipeline.index.Setting`.
-    unique_identities: the CMC counts identities, not images. Queries without a true match are left out of the means.
+    unique_identities: the CMC counts identities, not images.
     Raises ValueError for a trial without any true match and for a distance that is not finite.
     """
     scores = []
@@ -63,15 +68,19 @@ def score_trials(
         skip_free = valid(identity[query], camera[query], identity[gallery], camera[gallery])
         matrix = distance(jnp.asarray(embedding[query]), jnp.asarray(embedding[gallery]))
         result = rank_metrics(matrix, identity[query], identity[gallery], skip_free)
-        curve = cmc(result.identity_rank if unique_identities else result.rank, 20)
-        n = result.matched.sum()
+        rank = result.identity_rank if unique_identities else result.rank
+        places = len(np.unique(identity[gallery])) if unique_identities else len(gallery)
+        curve, found = 100 * cmc(rank, CURVE), result.matched
+        precision, penalty = result.average_precision[found], result.inverse_negative_penalty[found]
         scores.append(
-            {f"rank{k}": 100 * float(curve[k - 1]) for k in (1, 5, 10, 20)}
+            {f"rank{k}": float(curve[k - 1]) for k in (1, 5, 10, 20)}
             | {
-                "map": 100 * float(result.average_precision.sum() / n),
-                "minp": 100 * float(result.inverse_negative_penalty.sum() / n),
-                "queries": int(n),
+                "map": 100 * float(precision.mean(dtype=np.float64)),
+                "minp": 100 * float(penalty.mean(dtype=np.float64)),
+                "queries": len(precision),
                 "gallery": len(gallery),
+                "cmc": curve[:places].tolist(),
+                "per_query": {"query": query[found], "rank1": rank[found] == 0, "ap": precision, "inp": penalty},
             }
         )
     return scores

@@ -12,6 +12,7 @@ from saai_jax.affinity.nearest import Nearest, agreement
 from saai_jax.affinity.sim import sim
 from saai_jax.affinity.soft import soft_aim
 from saai_jax.affinity.storage import StorageError
+from saai_jax.affinity.trials import aim_trials, cosine_trials
 
 __all__ = [
     "Gallery",
@@ -19,7 +20,9 @@ __all__ = [
     "StorageError",
     "agreement",
     "aim",
+    "aim_trials",
     "cosine",
+    "cosine_trials",
     "euclidean",
     "gallery_mesh",
     "k_reciprocal",
