@@ -6,7 +6,6 @@ Zhang and Wang, "Diverse Embedding Expansion Network and Low-Light Cross-Modalit
 from __future__ import annotations
 
 import os
-import random
 import re
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
@@ -23,9 +22,11 @@ from input_pipeline.images import (
     read_ids,
     read_list,
     refuse_mixed_labels,
+    refuse_repeated,
     some,
 )
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
+from input_pipeline.protocols import draw, nothing_skipped, same_camera_skipped
 
 APPLY = "LLCM is given out on application: https://github.com/ZYK100/LLCM"
 LAYOUT = (
@@ -117,45 +118,61 @@ def _camera_folders(folder: Path, expected: tuple[int, ...], published: bool) ->
     return cameras
 
 
-def settings(index: Index, *, published: bool = True) -> list[Setting]:
-    """Variant A (infrared-to-visible) and its mirror B (visible-to-infrared), single-shot, 10 trials each.
+def settings(index: Index, *, published: bool = True, variants: str = "AB") -> list[Setting]:
+    """The settings of the variants in circulation that are named, any of "ABCD", in that order.
 
-    All images of one modality are queries, in index order. The gallery of trial t holds one image of the other
-    modality for every (identity, camera), identities then cameras ascending, drawn as the released loader does:
-    random.seed(t), then random.choice(sorted files) for one after the other. index may come from a features file.
-    DataError: a modality without images and, if published, another number of identities than 351.
+    A: all infrared images are queries; the gallery of trial t holds one visible image of every (identity, camera),
+    drawn as the released loader does (`protocols.draw`); the same person under the same camera is skipped; 10
+    trials. Published as infrared-to-visible, e.g. by DEEN (54.9 rank-1 / 62.9 mAP).
+    B: its mirror, visible queries and a drawn infrared gallery; published as visible-to-infrared in the papers of
+    DEEN (62.5 / 65.8) and MDGRN (64.5 / 67.1).
+    C: what the released code computes for visible-to-infrared: its matrix is the wrong way round, so that the drawn
+    infrared images are the queries and all visible ones the gallery; 10 trials. Published as visible-to-infrared
+    in the README of LLCM (DEEN 69.21 / 55.52, AGW 63.72 / 47.21, LbA 54.78 / 40.81); the direction says what is done.
+    D: all images of one modality against all of the other, nothing skipped, one trial in each direction. IDKL's
+    figures are of this one, after a re-ranking that is no part of the protocol.
+    In all four the CMC counts identities.
+
+    index may come from a features file, its rows in any order. DataError: a modality without images and, if
+    published, another number of identities than 351 in either modality, for A to C a path that stands in the index
+    twice; other numbers of images are only warned of.
+    ValueError: an unknown variant.
     """
+    if unknown := set(variants) - set("ABCD"):
+        raise ValueError(f"LLCM has no variant {some(sorted(unknown))}, expected any of A, B, C, D")
+    rows = {m: np.flatnonzero(index.modality == m).astype(np.int32) for m in (VISIBLE, INFRARED)}
+    fail(["index: no images of one modality, expected both"] if not all(map(len, rows.values())) else [])
     if published:
         fail(_identity_problems(index, "test", "index"))
-    queries = {m: np.flatnonzero(index.modality == m).astype(np.int32) for m in (VISIBLE, INFRARED)}
-    fail(["index: no images of one modality, expected both"] if not all(map(len, queries.values())) else [])
-    return [
-        Setting(
-            "llcm",
-            protocol,
-            direction,
-            "single",
-            [Trial(queries[query], gallery) for gallery in _draw(index, queries[gallery_modality])],
-            valid,
-            unique_identities=True,
-        )
-        for protocol, direction, query, gallery_modality in (
-            ("llcm-A", "infrared-to-visible", INFRARED, VISIBLE),
-            ("llcm-B", "visible-to-infrared", VISIBLE, INFRARED),
-        )
-    ]
+        for name, m in _TEST_FOLDERS.items():
+            fail(_identity_problems(index.take(rows[m]), "test", f"index, {name}"))
+        for line in image_doubts(index, "test", "index"):
+            logging.warning("%s", line)
+
+    def setting(variant: str, query: int, trials: list[Trial], rule=valid) -> Setting:
+        direction = "visible-to-infrared" if query == VISIBLE else "infrared-to-visible"
+        shots = "single" if variant in "AB" else "-"
+        return Setting("llcm", f"llcm-{variant}", direction, shots, trials, rule, unique_identities=True)
+
+    visible, infrared = rows[VISIBLE], rows[INFRARED]
+    of = {
+        "A": lambda: [setting("A", INFRARED, [Trial(infrared, drawn) for drawn in _draw(index, visible)])],
+        "B": lambda: [setting("B", VISIBLE, [Trial(visible, drawn) for drawn in _draw(index, infrared)])],
+        "C": lambda: [setting("C", INFRARED, [Trial(drawn, visible) for drawn in _draw(index, infrared)])],
+        "D": lambda: [
+            setting("D", INFRARED, [Trial(infrared, visible)], nothing_skipped),
+            setting("D", VISIBLE, [Trial(visible, infrared)], nothing_skipped),
+        ],
+    }
+    return [s for variant in variants for s in of[variant]()]
 
 
 def _draw(index: Index, rows: np.ndarray) -> list[np.ndarray]:
+    refuse_repeated(index.path[rows], "index")
     cells = defaultdict(list)
     for row in sorted(rows.tolist(), key=lambda row: str(index.path[row])):
         cells[int(index.identity[row]), int(index.camera[row])].append(row)
-    generators = [random.Random(seed) for seed in range(TRIALS)]
-    return [np.array([generator.choice(cells[cell]) for cell in sorted(cells)], np.int32) for generator in generators]
+    return draw(cells, TRIALS)
 
 
-def valid(
-    query_identity: np.ndarray, query_camera: np.ndarray, gallery_identity: np.ndarray, gallery_camera: np.ndarray
-) -> np.ndarray:
-    """bool[q g], False for the same person under the same camera: visible and infrared cameras share their numbers."""
-    return (query_identity[:, None] != gallery_identity) | (query_camera[:, None] != gallery_camera)
+valid = same_camera_skipped  # visible and infrared cameras share their numbers

@@ -1,7 +1,8 @@
 """RegDB: 412 identities, ten visible and ten thermal pictures each, ten published splits into halves.
 
 Nguyen et al., "Person Recognition System Based on a Combination of Body Images from Visible Light and Thermal
-Cameras", Sensors 2017. Published figures train ten models and average: split t is tested with the model of split t.
+Cameras", Sensors 2017. The protocol trains ten models and averages: split t is tested with the model of split t. Some
+published figures are of one split.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 
 from input_pipeline.images import collect, count_problems, fail, known_split, read_list, refuse_mixed_labels
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
+from input_pipeline.protocols import nothing_skipped, refuse_other_counts
 
 APPLY = (
     "RegDB is given out on application: http://dm.dongguk.edu/link.html "
@@ -23,6 +25,7 @@ SPLITS = ("train", "test")
 FOLDS = range(1, 11)
 _FOLDERS = ("Visible", "Thermal")
 _PUBLISHED = {"identities": 206, "visible images": 2060, "thermal images": 2060}
+_PUBLISHED_COUNTS = {"queries": 2060, "gallery images": 2060, "queries with a match": 2060}
 
 
 def read_index(root: str | os.PathLike, split: str, *, fold: int = 1, published: bool = True) -> Index:
@@ -50,26 +53,58 @@ def read_index(root: str | os.PathLike, split: str, *, fold: int = 1, published:
 def settings(index: Index, *, published: bool = True) -> list[Setting]:
     """Visible-to-infrared and infrared-to-visible, one trial each: all images of one modality against all of the other.
 
-    DataError: an index without one of the modalities and, if published, other sizes than 2,060 against 2,060.
+    The figures of one fold, as SAAI, MPANet and IDKL report; `ten_folds` for the mean of ten.
+    DataError: an index without one of the modalities and, if published, other sizes than 2,060 against 2,060 or a
+    query without a match.
     """
     visible, thermal = (np.flatnonzero(index.modality == modality).astype(np.int32) for modality in (VISIBLE, INFRARED))
     fail(["index: no images of one modality, expected both"] if not len(visible) or not len(thermal) else [])
     if published:
         fail(_count_problems(index, "index"))
-    return [
+    result = [
         Setting("regdb", "regdb", direction, "-", [trial], valid, unique_identities=False)
         for direction, trial in (
             ("visible-to-infrared", Trial(visible, thermal)),
             ("infrared-to-visible", Trial(thermal, visible)),
         )
     ]
+    for setting in result if published else ():
+        refuse_other_counts(index, setting, _PUBLISHED_COUNTS)
+    return result
 
 
-def valid(
-    query_identity: np.ndarray, query_camera: np.ndarray, gallery_identity: np.ndarray, gallery_camera: np.ndarray
-) -> np.ndarray:
-    """bool[q g], True throughout: each of the two cameras is on one side only, so there is nothing to skip."""
-    return np.ones((len(query_identity), len(gallery_identity)), bool)
+def ten_folds(index: Index, *, published: bool = True) -> list[Setting]:
+    """Both directions with ten trials each, one a fold: the mean over ten models that AGW, CAJ, DEEN and others report.
+
+    index is that of ten features files one after the other, in the order of the folds, each of the test images of
+    its fold; all folds are equally large, so every tenth of the rows is one. DataError: rows that are no ten equal
+    parts, two parts with the same images (one fold twice: a model must be tested on its own fold) and whatever
+    `settings` refuses of a part.
+    """
+    rows, rest = divmod(len(index), len(FOLDS))
+    if rest or not rows:
+        raise DataError(f"index: {len(index):,} rows, expected those of ten equally large folds, one after the other")
+    parts = [np.arange(start, start + rows, dtype=np.int32) for start in range(0, len(index), rows)]
+
+    def of_fold(fold: int) -> list[Setting]:
+        try:
+            return settings(index.take(parts[fold - 1]), published=published)
+        except DataError as error:
+            raise DataError("\n".join(f"fold {fold}: {line}" for line in str(error).splitlines())) from error
+
+    images = {}
+    for fold, part in zip(FOLDS, parts, strict=True):
+        if (other := images.setdefault(frozenset(index.path[part].tolist()), fold)) != fold:
+            raise DataError(f"index: folds {other} and {fold} have the same images, expected ten different test sets")
+    joined = []
+    for directions in zip(*collect(of_fold, FOLDS), strict=True):
+        trials = [Trial(*(part[side] for side in s.trials[0])) for part, s in zip(parts, directions, strict=True)]
+        joined.append(directions[0]._replace(protocol="regdb-ten-folds", trials=trials))
+    return joined
+
+
+# Each of the two cameras is on one side only, so there is nothing to skip, whatever numbers a features file gives them.
+valid = nothing_skipped
 
 
 def _count_problems(index: Index, source: str) -> list[str]:

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 import numpy as np
 from absl import logging
 
-from input_pipeline import doctor, records, synthetic
+from input_pipeline import custom, doctor, llcm, market, protocols, records, regdb, synthetic, sysu, sysu_random
 from input_pipeline.batches import Batch, Decoded, eval_batches, train_batches
 from input_pipeline.images import Folder, refuse_unreadable
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
 from input_pipeline.sampling import incomplete_identities
+
+READERS = {**doctor.DATASETS, "market1501": market, "dukemtmc": market}
 
 
 @functools.cache  # a run reads several splits; the set is looked at once
@@ -24,7 +26,10 @@ def _draw(root: str, layout: str, size: str, seed: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A data set and its options; the fields are those of config.data, documented in configs/common.py."""
+    """A data set and its options; the fields are those of config.data, documented in configs/common.py.
+
+    The data set "custom" is a features file alone: there is nothing to read, and only the protocol custom.
+    """
 
     dataset: str
     root: str
@@ -40,21 +45,27 @@ class Source:
     width: int
     threads: int
     workers: int
+    query_list: str = ""
+    gallery_list: str = ""
+    rule: str = "same-camera"
 
     def __post_init__(self):
-        if self.dataset not in doctor.DATASETS:
-            raise DataError(f"dataset is {self.dataset!r}, expected one of {', '.join(doctor.DATASETS)}")
+        if self.dataset not in protocols.KNOWN:
+            raise DataError(f"dataset is {self.dataset!r}, expected one of {', '.join(protocols.KNOWN)}")
 
     @property
     def reader(self):
-        """The module that reads this data set."""
-        return doctor.DATASETS[self.dataset]
+        """The module that reads this data set. DataError: it is "custom"."""
+        if self.dataset not in READERS:
+            raise DataError(f"the data set {self.dataset!r} has no images of its own; rank a features file of them")
+        return READERS[self.dataset]
 
     @property
     def reading(self) -> dict:
         """What the reader's read_index takes beside root and split."""
-        own = {"sysu": {"split_dir": self.split_dir or None}, "regdb": {"fold": self.fold}, "llcm": {}}
-        return {"published": self.published, **own[self.dataset]}
+        own = {"sysu": {"split_dir": self.split_dir or None}, "regdb": {"fold": self.fold}}
+        own |= {name: {"dataset": name} for name in ("market1501", "dukemtmc")}
+        return {"published": self.published, **own.get(self.dataset, {})}
 
     def read(self, split: str) -> Index:
         """A split as the reader names it; a synthetic set is drawn first."""
@@ -137,21 +148,48 @@ class Source:
             *rows.shape, self.height, self.width, 3
         )
 
-    def settings(self, index: Index, search: str, shots: str) -> list[Setting]:
-        """The settings of the protocol; of SYSU-MM01 those of the comma-separated searches and shots.
+    def settings(self, index: Index, search: str, shots: str, protocol: str = "") -> list[Setting]:
+        """The settings of the comma-separated protocols, or of the data set's default ones if none is named.
 
-        search: all, indoor; shots: single, multi. Raises ValueError for other words.
+        search (all, indoor) and shots (single, multi) choose among those of SYSU-MM01. index: rows of the test split,
+        say those of a features file; of regdb-ten-folds the ten folds' one after the other. Raises ValueError for
+        other words, an unknown protocol or one of another data set, and a protocol that search and shots leave
+        nothing of; DataError as the protocol's own `settings`.
         """
-        if self.dataset != "sysu":
-            return self.reader.settings(index, published=self.published)
-        searches, numbers = search.split(","), shots.split(",")
-        if not set(searches) <= {"all", "indoor"} or not set(numbers) <= {"single", "multi"}:
-            raise ValueError(
-                f"search={search!r}, shots={shots!r}; expected words of 'all,indoor' and of 'single,multi'"
-            )
-        split_dir = self.split_dir or os.path.join(self.root, "exp")
-        every = self.reader.settings(index, split_dir, published=self.published)
-        return [s for s in every if s.protocol.split("-")[-1] in searches and s.shots in numbers]
+        result, names = [], protocols.named(self.dataset, protocol)
+        if variants := "".join(name.removeprefix("llcm-") for name in names if name.startswith("llcm-")):
+            # All at once: what is doubtful about the index is said once.
+            names = (f"llcm-{variants}", *(name for name in names if not name.startswith("llcm-")))
+        for name in names:
+            if not name.startswith("sysu-"):
+                result += self._settings_of(name, index)
+                continue
+            searches, numbers = search.split(","), shots.split(",")
+            asked = f"search={search!r}, shots={shots!r}"
+            if not set(searches) <= {"all", "indoor"} or not set(numbers) <= {"single", "multi"}:
+                raise ValueError(f"{asked}; expected words of 'all,indoor' and of 'single,multi'")
+            found = self._settings_of(name, index)
+            chosen = [s for s in found if s.protocol.split("-")[-1] in searches and s.shots in numbers]
+            if not chosen:
+                raise ValueError(f"{asked}: nothing is left of {name}, whose shots are {found[0].shots}")
+            result += chosen
+        return result
+
+    def _settings_of(self, protocol: str, index: Index) -> list[Setting]:
+        how = {"published": self.published}
+        if protocol == "custom":
+            return custom.settings(index, self.query_list, self.gallery_list, self.rule, dataset=self.dataset)
+        if protocol == "sysu-official":
+            return sysu.settings(index, self.split_dir or os.path.join(self.root, "exp"), **how)
+        if protocol == "sysu-random":
+            return sysu_random.settings(index, **how)
+        if protocol == "regdb-ten-folds":
+            return regdb.ten_folds(index, **how)
+        if protocol == "regdb":
+            return regdb.settings(index, **how)
+        if protocol.startswith("llcm-"):
+            return llcm.settings(index, variants=protocol.removeprefix("llcm-"), **how)
+        return market.settings(index, dataset=protocol, **how)
 
     def validation_setting(self, index: Index) -> Setting:
         """All infrared pictures against all visible ones, under the data set's rule for skipped gallery images."""

@@ -23,6 +23,7 @@ from input_pipeline.images import (
     some,
 )
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
+from input_pipeline.protocols import refuse_other_counts
 
 APPLY = (
     "SYSU-MM01 is given out on application: https://github.com/wuancong/SYSU-MM01 "
@@ -46,7 +47,7 @@ _PUBLISHED = {
 }
 _PUBLISHED_GALLERY = {("all", 1): 301, ("all", 10): 3010, ("indoor", 1): 112, ("indoor", 10): 1120}
 # Queries with a true match in the gallery; the others are left out of every average.
-published_valid_queries = {"sysu-official-all": 3803, "sysu-official-indoor": 2208}
+_PUBLISHED_MATCHED = {"all": 3803, "indoor": 2208}
 
 
 def read_index(
@@ -74,8 +75,17 @@ def read_index(
     path, identity, camera = map(np.array, zip(*rows, strict=True))
     index = Index(path, identity, camera, np.where(np.isin(camera, INFRARED_CAMERAS), INFRARED, VISIBLE))
     if published:
-        fail(_count_problems(index, split, root))
+        fail(size_problems(index, split, root))
     return index
+
+
+def published_counts(place: str, shots: int) -> dict[str, int]:
+    """The published `protocols.counts` of a setting: place all or indoor, shots 1 or 10."""
+    return {
+        "queries": sum(_PUBLISHED["test"][1][camera - 1] for camera in INFRARED_CAMERAS),
+        "gallery images": _PUBLISHED_GALLERY[place, shots],
+        "queries with a match": _PUBLISHED_MATCHED[place],
+    }
 
 
 def _folders(camera_folder: Path) -> set[str]:
@@ -105,7 +115,8 @@ def _read_split_ids(split_dir: Path, name: str) -> list[int]:
     return ids
 
 
-def _count_problems(index: Index, split: str, root: Path) -> list[str]:
+def size_problems(index: Index, split: str, root: Path) -> list[str]:
+    """One line for every number of identities, and of images by camera, that is not the split's published one."""
     identities, by_camera = _PUBLISHED[split]
     problems = count_problems(
         {f"identities in {split}": len(np.unique(index.identity))}, {f"identities in {split}": identities}, root
@@ -138,12 +149,10 @@ def settings(index: Index, split_dir: str | os.PathLike, *, published: bool = Tr
     split_dir = Path(split_dir)
     if published:
         _refuse_other_identities(index, split_dir)
-    if (np.isin(index.camera, INFRARED_CAMERAS) != (index.modality == INFRARED)).any():
-        raise DataError(f"index: rows of cameras {INFRARED_CAMERAS}, and no others, are expected to be infrared")
+    refuse_mixed_cameras(index)
     permutation = _read_permutation(split_dir / "rand_perm_cam.mat")
-    cells = _cells(index)
+    cells = rows_by_number(index)
     _refuse_mismatch(cells, permutation, split_dir / "rand_perm_cam.mat")
-
     query = np.flatnonzero(index.modality == INFRARED).astype(np.int32)
     result = []
     for place, cameras in GALLERY_CAMERAS.items():
@@ -154,7 +163,7 @@ def settings(index: Index, split_dir: str | os.PathLike, *, published: bool = Tr
             name = f"sysu-official-{place}"
             setting = Setting("sysu", name, "infrared-to-visible", shots, trials, valid, unique_identities=True)
             if published:
-                _refuse_other_sizes(index, setting, _PUBLISHED_GALLERY[place, number])
+                refuse_other_counts(index, setting, published_counts(place, number))
             result.append(setting)
     return result
 
@@ -165,6 +174,12 @@ def valid(
     """bool[q g], False where both pictures are from one place, whoever they show: cameras 2 and 3 share a room."""
     query_place, gallery_place = (np.where(camera == 2, 3, camera) for camera in (query_camera, gallery_camera))
     return query_place[:, None] != gallery_place[None, :]
+
+
+def refuse_mixed_cameras(index: Index) -> None:
+    """DataError unless the rows of cameras 3 and 6, and no others, are infrared."""
+    if (np.isin(index.camera, INFRARED_CAMERAS) != (index.modality == INFRARED)).any():
+        raise DataError(f"index: rows of cameras {INFRARED_CAMERAS}, and no others, are expected to be infrared")
 
 
 def _refuse_other_identities(index: Index, split_dir: Path) -> None:
@@ -197,7 +212,7 @@ def _read_permutation(path: Path) -> dict[tuple[int, int], np.ndarray]:
     return result
 
 
-def _cells(index: Index) -> dict[tuple[int, int], np.ndarray]:
+def rows_by_number(index: Index) -> dict[tuple[int, int], np.ndarray]:
     """Rows of the index for every (identity, camera), such that the i-th is the file with number i + 1.
 
     The permutation counts images of an identity and the released evaluators take its entries for file numbers;
@@ -233,16 +248,3 @@ def _refuse_mismatch(cells: dict, permutation: dict[tuple[int, int], np.ndarray]
         elif (np.sort(order, 1) != np.arange(number)).any():
             problems.append(f"{name}: the rows are not permutations of 1 to {number}")
     fail(problems)
-
-
-def _refuse_other_sizes(index: Index, setting: Setting, gallery_size: int) -> None:
-    query, gallery = setting.trials[0]  # every trial draws from the same cells, so one trial speaks for all
-    match = index.identity[query][:, None] == index.identity[gallery]
-    match &= valid(index.identity[query], index.camera[query], index.identity[gallery], index.camera[gallery])
-    found = {"queries": len(query), "gallery images": len(gallery), "queries with a match": int(match.any(1).sum())}
-    published = {
-        "queries": sum(_PUBLISHED["test"][1][camera - 1] for camera in INFRARED_CAMERAS),
-        "gallery images": gallery_size,
-        "queries with a match": published_valid_queries[setting.protocol],
-    }
-    fail(count_problems(found, published, f"{setting.protocol}, {setting.shots}-shot"))

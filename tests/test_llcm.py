@@ -149,6 +149,44 @@ def test_settings_refuse_other_sizes_and_one_modality(tree):
     assert [len(trial.gallery) for setting in llcm.settings(complete) for trial in setting.trials] == [351] * 20
 
 
+def test_variants_c_and_d(tree):
+    index = llcm.read_index(tree, "test", published=False)
+    (b,) = llcm.settings(index, published=False, variants="B")
+    c, forth, back = llcm.settings(index, published=False, variants="CD")
+    assert (c.protocol, c.direction, c.shots, len(c.trials)) == ("llcm-C", "infrared-to-visible", "-", 10)
+    assert c.valid is llcm.valid
+    for trial, mirrored in zip(c.trials, b.trials, strict=True):
+        np.testing.assert_array_equal(trial.query, mirrored.gallery)
+        np.testing.assert_array_equal(trial.gallery, mirrored.query)
+    assert [(s.protocol, s.direction) for s in (forth, back)] == [
+        ("llcm-D", "infrared-to-visible"),
+        ("llcm-D", "visible-to-infrared"),
+    ]
+    infrared, visible = np.flatnonzero(index.modality == 1), np.flatnonzero(index.modality == 0)
+    for setting, query, gallery in ((forth, infrared, visible), (back, visible, infrared)):
+        ((q, g),) = setting.trials
+        np.testing.assert_array_equal(q, query)
+        np.testing.assert_array_equal(g, gallery)
+        assert setting.valid(np.array([7]), np.array([1]), np.array([7]), np.array([1])).all()
+    with pytest.raises(ValueError, match="no variant E, expected any of A, B, C, D"):
+        llcm.settings(index, published=False, variants="AE")
+
+
+def test_each_modality_has_all_identities_and_each_image_is_there_once(monkeypatch):
+    warnings = []
+    monkeypatch.setattr(logging, "warning", lambda text, *values: warnings.append(text % values))
+    identity, modality = np.tile(np.arange(1, 352), 2), np.repeat([0, 1], 351)
+    short = Index(np.arange(701).astype(str), identity[:701], np.ones(701), modality[:701])
+    with pytest.raises(DataError, match="index, test_nir: 350 test identities"):
+        llcm.settings(short)
+    assert not warnings
+    path = np.arange(702).astype(str)
+    path[400] = path[401]
+    with pytest.raises(DataError, match="index: 401 listed more than once"):
+        llcm.settings(Index(path, identity, np.ones(702), modality), variants="B")
+    assert "index: 351 test images, vis, the published data set has 8,680" in warnings
+
+
 def test_valid_drops_the_same_person_under_the_same_camera():
     valid = llcm.valid(np.array([7, 8]), np.array([1, 2]), np.array([7, 7, 8]), np.array([1, 2, 1]))
     np.testing.assert_array_equal(valid, [[False, True, True], [True, True, True]])

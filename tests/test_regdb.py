@@ -103,3 +103,62 @@ def test_published_sizes_pass():
     identity, modality = np.tile(np.repeat(np.arange(1, 413, 2), 10), 2), np.repeat([0, 1], 2060)
     index = Index(np.arange(4120).astype(str), identity, modality + 1, modality)
     assert [len(setting.trials[0].gallery) for setting in regdb.settings(index)] == [2060, 2060]
+
+
+def ten(identities=2, images=2):
+    """Ten folds of different identities, one after the other, as the rows of ten features files are."""
+    rows = [
+        (f"{'VT'[modality]}/{identity}/{i}.bmp", identity, modality + 1, modality)
+        for fold in range(10)
+        for modality in (0, 1)
+        for identity in range(fold, fold + identities)  # folds share identities, as the published ones do
+        for i in range(images)
+    ]
+    return Index(*map(np.array, zip(*rows, strict=True)))
+
+
+def test_ten_folds_are_ten_trials_each_within_its_fold():
+    index = ten()
+    forth, back = regdb.ten_folds(index, published=False)
+    assert (forth.protocol, forth.direction, forth.shots) == ("regdb-ten-folds", "visible-to-infrared", "-")
+    assert (back.direction, len(back.trials)) == ("infrared-to-visible", 10)
+    for t, (query, gallery) in enumerate(forth.trials):
+        part = np.arange(8 * t, 8 * t + 8)
+        (alone, _) = regdb.settings(index.take(part), published=False)
+        np.testing.assert_array_equal(query, part[alone.trials[0].query])
+        np.testing.assert_array_equal(gallery, part[alone.trials[0].gallery])
+        np.testing.assert_array_equal(back.trials[t].query, gallery)
+
+
+def test_ten_folds_are_refused_unless_they_are_ten_different_ones():
+    index = ten()
+    twice = np.arange(80)
+    twice[72:] = np.arange(16, 24)
+    for rows, published, message in (
+        (np.arange(79), False, "79 rows, expected those of ten equally large folds"),
+        (np.arange(0), False, "0 rows, expected"),
+        (twice, False, "folds 3 and 10 have the same images"),
+        (np.arange(80), True, "fold 10: index: 2 identities, the published data set has 206"),
+    ):
+        with pytest.raises(DataError, match=message):
+            regdb.ten_folds(index.take(rows), published=published)
+    with pytest.raises(DataError, match=r"^fold 4: index: no images of one modality"):
+        regdb.ten_folds(
+            Index(index.path, index.identity, index.camera, np.where(np.arange(80) // 8 == 3, 0, index.modality)),
+            published=False,
+        )
+
+
+def test_ten_published_folds_pass():
+    (forth, back) = regdb.ten_folds(ten(206, 10))
+    assert {(len(q), len(g)) for s in (forth, back) for q, g in s.trials} == {(2060, 2060)}
+
+
+def test_a_query_without_a_match_is_refused():
+    visible, thermal = np.repeat(np.arange(206), 10), np.repeat(np.arange(206), 10)
+    visible[:10] = 1  # identity 0 is in thermal only
+    index = Index(
+        np.arange(4120).astype(str), np.append(visible, thermal), np.repeat([1, 2], 2060), np.repeat([0, 1], 2060)
+    )
+    with pytest.raises(DataError, match="infrared-to-visible, shots -, trial 0: 2,050 queries with a match"):
+        regdb.settings(index)

@@ -1,0 +1,119 @@
+"""Market-1501, and DukeMTMC-reID in the same layout: visible images only, to check a model of one modality.
+
+Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015. DukeMTMC-reID was withdrawn by its authors;
+a copy that is there is read, none is linked to.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from absl import logging
+
+from input_pipeline.images import collect, count_problems, fail, known_split, list_images, refuse_repeated, some
+from input_pipeline.index import VISIBLE, DataError, Index, Setting, Trial
+from input_pipeline.protocols import counts, same_camera_skipped
+
+LAYOUT = (
+    "bounding_box_train, bounding_box_test and query with images called 0001_c1s1_001051_00.jpg or 0001_c2_f0046182.jpg"
+)
+SPLITS = ("train", "test")
+TRAIN, GALLERY, QUERY = "bounding_box_train", "bounding_box_test", "query"
+JUNK = -1  # badly cut boxes of the test folder, which no one ranks; identity 0, people never asked for, is ranked
+
+_FOLDERS = {"train": (TRAIN,), "test": (GALLERY, QUERY)}
+_NAME = re.compile(r"(-1|[0-9]+)_c([1-9])(s[0-9]+_|_f)[0-9]+.*")
+# Images by folder, junk included: of the 19,732 in Market-1501's test folder 15,913 are ranked.
+_PUBLISHED = {
+    "market1501": {
+        "train": {"identities": 751, TRAIN: 12_936},
+        "test": {GALLERY: 19_732, QUERY: 3_368},
+        "protocol": {"queries": 3_368, "gallery images": 15_913, "queries with a match": 3_368},
+    },
+    "dukemtmc": {
+        "train": {"identities": 702, TRAIN: 16_522},
+        "test": {GALLERY: 17_661, QUERY: 2_228},
+        "protocol": {"queries": 2_228, "gallery images": 17_661, "queries with a match": 2_228},
+    },
+}
+# Counts that no publication in hand states are warned of.
+_CERTAIN = {"market1501": ("identities", TRAIN, GALLERY, QUERY, "queries", "gallery images"), "dukemtmc": ()}
+
+
+def read_index(root: str | os.PathLike, split: str, *, dataset: str = "market1501", published: bool = True) -> Index:
+    """The images of 'train', or of 'test' (gallery, then query), by file name; identities and cameras are the names'.
+
+    dataset: market1501 or dukemtmc. Junk (identity -1) is left out, distractors (identity 0) are not.
+    DataError: missing folder, a file name of another form and, if published, other numbers of training identities
+    and of images in a folder than the published ones; those of dukemtmc are only warned of.
+    """
+    _known(dataset)
+    known_split(split, SPLITS, dataset)
+    root = Path(root)
+    folders = _FOLDERS[split]
+    names = dict(zip(folders, collect(lambda folder: list_images(root / folder), folders), strict=True))
+    paths = [f"{folder}/{name}" for folder, listed in names.items() for name in listed]
+    if not paths:
+        raise DataError(f"{root}: no images in {some(folders)}, expected {LAYOUT}")
+    identity, camera = map(np.array, zip(*collect(_parse, paths), strict=True))
+    index = Index(np.array(paths), identity, camera, np.full(len(paths), VISIBLE))
+    kept = index.take(index.identity != JUNK)
+    if published:
+        found = {folder: len(listed) for folder, listed in names.items()}
+        found |= {"identities": len(np.unique(kept.identity))}
+        _judge(found, _PUBLISHED[dataset][split], dataset, root)
+    return kept
+
+
+def _known(dataset: str) -> None:
+    if dataset not in _PUBLISHED:
+        raise DataError(f"no data set {dataset!r}, expected one of {some(_PUBLISHED)}")
+
+
+def _parse(path: str) -> tuple[int, int]:
+    found = _NAME.fullmatch(PurePosixPath(path).stem)
+    if not found:
+        raise DataError(f"{path}: expected a name like 0001_c1s1_001051_00.jpg or 0001_c2_f0046182.jpg")
+    return int(found[1]), int(found[2])
+
+
+def _judge(found: dict[str, int], published: dict[str, int], dataset: str, source: str | os.PathLike) -> None:
+    certain = {name: number for name, number in published.items() if name in _CERTAIN[dataset]}
+    fail(count_problems(found, certain, source))
+    for line in count_problems(found, {k: v for k, v in published.items() if k not in certain}, source):
+        logging.warning("%s", line)
+
+
+def settings(index: Index, *, dataset: str = "market1501", published: bool = True) -> list[Setting]:
+    """The one setting: rows of query/ against rows of bounding_box_test/ but for junk, one trial.
+
+    The same person under the same camera is skipped, and the CMC counts images. index may come from a features
+    file; the two sides are told apart by the folder their paths begin with. DataError: a path of another folder, a
+    path that is there twice, a side without images, a query that is junk or a distractor and, if published, other
+    numbers of queries and gallery images than the published ones; other numbers of queries with a match, and all
+    of dukemtmc, are only warned of.
+    """
+    _known(dataset)
+    refuse_repeated(index.path, "index")
+    folder = np.array([str(path).split("/", 1)[0] for path in index.path])
+    problems = []
+    if other := index.path[~np.isin(folder, (QUERY, GALLERY))].tolist():
+        problems.append(f"index: {some(other, 3)} not below {QUERY}/ or {GALLERY}/, the folders of the test split")
+    query = np.flatnonzero(folder == QUERY).astype(np.int32)
+    gallery = np.flatnonzero((folder == GALLERY) & (index.identity != JUNK)).astype(np.int32)
+    problems += [
+        f"index: no images below {name}/" for name, rows in ((QUERY, query), (GALLERY, gallery)) if not len(rows)
+    ]
+    if nobody := index.path[query][index.identity[query] <= 0].tolist():
+        problems.append(f"index: {some(nobody, 3)} of no known identity, expected queries of identities from 1")
+    fail(problems)
+    trial = Trial(query, gallery)
+    if published:
+        _judge(counts(index, trial, valid), _PUBLISHED[dataset]["protocol"], dataset, f"index, {dataset}")
+    return [Setting(dataset, dataset, "visible-to-visible", "-", [trial], valid, unique_identities=False)]
+
+
+valid = same_camera_skipped
