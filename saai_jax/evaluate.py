@@ -17,6 +17,8 @@ from saai_jax.metrics import cmc, rank_metrics
 
 CURVE = 100  # places of a CMC that are kept
 Distance = Callable[[Float[Array, "q d"], Float[Array, "g d"]], Float[Array, "q g"]]
+# An embedding and trials (query rows, gallery rows) of it to the distances f[q g] of each.
+TrialDistances = Callable[[Any, Sequence[tuple[np.ndarray, np.ndarray]]], Iterable[Any]]
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -52,6 +54,7 @@ def score_trials(
     distance: Distance,
     *,
     unique_identities: bool,
+    together: TrialDistances | None = None,
 ) -> list[dict[str, Any]]:
     """One dict of a trial: rank1, rank5, rank10, rank20, map, minp in percent; queries and gallery in images.
 
@@ -63,10 +66,11 @@ def score_trials(
     unique_identities: the CMC counts identities, not images.
     Raises ValueError for a trial without any true match and for a distance that is not finite.
     """
+    pairs = ((jnp.asarray(embedding[query]), jnp.asarray(embedding[gallery])) for query, gallery in trials)
+    matrices = together(embedding, trials) if together else (distance(*pair) for pair in pairs)
     scores = []
-    for query, gallery in trials:
+    for (query, gallery), matrix in zip(trials, matrices, strict=True):
         skip_free = valid(identity[query], camera[query], identity[gallery], camera[gallery])
-        matrix = distance(jnp.asarray(embedding[query]), jnp.asarray(embedding[gallery]))
         result = rank_metrics(matrix, identity[query], identity[gallery], skip_free)
         rank = result.identity_rank if unique_identities else result.rank
         places = len(np.unique(identity[gallery])) if unique_identities else len(gallery)
