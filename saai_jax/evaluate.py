@@ -63,7 +63,8 @@ def score_trials(
     inp f[m] in [0, 1]. Queries without a true match are left out of the means.
 
     trials: (query rows, gallery rows) of the arrays. valid: the protocol's rule, see `input_pipeline.index.Setting`.
-    unique_identities: the CMC counts identities, not images.
+    unique_identities: the CMC counts identities, not images. together: distance of all trials at once, where that saves
+    work (`affinity.aim_trials`).
     Raises ValueError for a trial without any true match and for a distance that is not finite.
     """
     pairs = ((jnp.asarray(embedding[query]), jnp.asarray(embedding[gallery])) for query, gallery in trials)
