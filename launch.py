@@ -15,11 +15,23 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from input_pipeline import custom
 from input_pipeline.images import collect
 from input_pipeline.index import DataError, Index, Setting
 from input_pipeline.sampling import sampling_plan
 from input_pipeline.source import Source
-from saai_jax import affinity, evaluate, features, plots, report, results, torch_weights, train
+from saai_jax import (
+    affinity,
+    comparison,
+    evaluate,
+    feature_files,
+    features,
+    plots,
+    report,
+    results,
+    torch_weights,
+    train,
+)
 from saai_jax.checkpoint import CheckpointError, Checkpoints, read_config, refuse_other_run, write_config
 from saai_jax.log import MetricsLog, progress, read_metrics
 from saai_jax.models.saai import SAAI, feature_map
@@ -38,6 +50,7 @@ EXPECTED = (
     DataError,
     CheckpointError,
     features.FeaturesError,
+    results.ResultsError,
     torch_weights.WeightsError,
     ValueError,
     FloatingPointError,
@@ -167,17 +180,30 @@ def row(setting: Setting, index: Index, embedding: np.ndarray, name: str, how: I
         unique_identities=setting.unique_identities,
     )
     labels = {key: getattr(setting, key) for key in ("dataset", "protocol", "direction", "shots")}
-    return results.row(**labels, inference=name, parameters=how.parameters, per_trial=scores)
+    return results.row(
+        **labels, inference=name, parameters=how.parameters, per_trial=scores, path=index.path, identity=index.identity
+    )
 
 
-def rank(config: ConfigDict, index: Index, embedding: np.ndarray, workdir: str, extra: dict[str, np.ndarray]) -> None:
+def settings_of(config: ConfigDict, index: Index) -> list[Setting]:
+    """What the configuration reports of a test set."""
+    return source_of(config).settings(index, config.eval.search, config.eval.shots, config.eval.protocol)
+
+
+def rank(
+    config: ConfigDict,
+    index: Index,
+    embedding: np.ndarray,
+    workdir: str,
+    settings: list[Setting],
+    extra: dict[str, np.ndarray],
+) -> None:
     """Ranks every setting by every inference, prints the table and writes results.json.
 
     extra: embeddings to rank by cosine beside the model's, by the name of their row.
     """
     if "k_reciprocal" in config.inference.split(","):
         logging.warning("k_reciprocal looks at all queries at once: not comparable with methods that see one at a time")
-    settings = source_of(config).settings(index, config.eval.search, config.eval.shots, config.eval.protocol)
     plans = [(s, other, name, COSINE) for s in settings for name, other in extra.items()]
     plans += [(s, embedding, name, how) for s in settings for name, how in inferences(config, s).items()]
     plans.sort(key=lambda plan: settings.index(plan[0]))  # stable: a setting's rows together, baselines first
@@ -192,8 +218,7 @@ def pictures(config: ConfigDict, model: SAAI, variables: dict, index: Index, emb
     """Writes curves.png, ranked.png and attention.png."""
     source, file = source_of(config), functools.partial(os.path.join, workdir)
     # The largest gallery shows most: all-search multi-shot of SYSU-MM01.
-    settings = source.settings(index, config.eval.search, config.eval.shots, config.eval.protocol)
-    setting = max(settings, key=lambda s: len(s.trials[0].gallery))
+    setting = max(settings_of(config, index), key=lambda s: len(s.trials[0].gallery))
     query, gallery = setting.trials[0]
     shown, load = report.examples(index.identity, query, gallery), functools.partial(source.pictures, index, "test")
     valid = setting.valid(index.identity[shown], index.camera[shown], index.identity[gallery], index.camera[gallery])
@@ -208,7 +233,7 @@ def pictures(config: ConfigDict, model: SAAI, variables: dict, index: Index, emb
 
 def refuse_late_failures(config: ConfigDict, test: Index, validation: Index | None) -> None:
     """Looks at everything that the evaluation will need before hours are spent on training."""
-    for setting in source_of(config).settings(test, config.eval.search, config.eval.shots, config.eval.protocol):
+    for setting in settings_of(config, test):
         inferences(config, setting)
     if config.eval.checkpoint not in ("last", "best"):
         raise ValueError(f"eval.checkpoint is {config.eval.checkpoint!r}, expected 'last' or 'best'")
@@ -286,7 +311,7 @@ def mode_evaluate(config: ConfigDict, workdir: str) -> None:
         batches = source_of(config).eval_batches(index, "test", config.eval.batch)
         chance = np.random.default_rng(0).standard_normal((len(index), 16)).astype(np.float32)
         extra = {"chance (random features)": chance, "nearest pixels": evaluate.pixels(batches)}
-    rank(config, index, embedding, workdir, extra)
+    rank(config, index, embedding, workdir, settings_of(config, index), extra)
     pictures(config, model, variables, index, embedding, workdir)
 
 
@@ -304,11 +329,34 @@ def mode_extract(config: ConfigDict, workdir: str) -> None:
 
 
 def mode_rank(config: ConfigDict, workdir: str) -> None:
-    """Ranks a features file, whatever made it, by the data set's protocol."""
+    """Ranks features, whatever made them, by the data set's protocol, or query against gallery where they are apart."""
     if not FLAGS.features:
-        raise ValueError("--mode=rank needs --features=FILE, an .npz as --mode=extract writes it")
-    f = features.load(FLAGS.features)
-    rank(config, Index(f.path, f.identity, f.camera, f.modality), f.embedding, workdir, {})
+        raise ValueError("--mode=rank needs --features=FILE, such as --mode=extract writes")
+    named = functools.partial(feature_files.columns, FLAGS.columns)
+    infrared = [int(camera) for camera in FLAGS.infrared_cameras]
+    read = functools.partial(feature_files.read, infrared_cameras=infrared)
+    if FLAGS.gallery or "{split}" in FLAGS.columns:
+        if len(FLAGS.features) > 1:
+            raise ValueError(f"--features names {len(FLAGS.features)} files, expected the queries' one")
+        query, gallery = FLAGS.features[0], FLAGS.gallery or FLAGS.features[0]
+        f, *trial = feature_files.join(read(query, named("query")), read(gallery, named("gallery")))
+    else:
+        parts = [read(file, named()) for file in FLAGS.features]  # the folds of RegDB
+        f, trial = features.Features(*map(np.concatenate, zip(*parts, strict=True))), None
+    index = Index(f.path, f.identity, f.camera, f.modality)
+    if trial and not config.eval.protocol:
+        settings = custom.of_rows(index, *trial, config.data.rule, dataset=config.dataset)
+    else:
+        settings = settings_of(config, index)
+    rank(config, index, f.embedding, workdir, settings, {})
+
+
+def mode_compare(files: list[str]) -> None:
+    """Compares the rows of two results files, or within one the inferences with cosine: could it be chance?"""
+    if len(files) not in (1, 2):
+        raise ValueError(f"--mode=compare needs one or two results.json, got {len(files)} files")
+    documents = [results.read(file) for file in files]
+    print(comparison.comparison_table(comparison.compare(*documents, files=(files[0], files[-1]))), flush=True)
 
 
 def mode_prepare(config: ConfigDict, workdir: str) -> None:
@@ -341,13 +389,16 @@ MODES = {
 config_flags.DEFINE_config_file(
     "config", os.path.join(HERE, "configs", "synthetic.py"), "A file in configs/, with presets after a colon."
 )
-flags.DEFINE_enum("mode", "train", list(MODES), "What to do; train evaluates too.")
+flags.DEFINE_enum("mode", "train", [*MODES, "compare"], "What to do; train evaluates too.")
 flags.DEFINE_string("workdir", None, "Where the run is kept; workdir/<config> by default.")
 flags.DEFINE_bool("traceback", False, "Where an error came from, not only what it is.")
-flags.DEFINE_string("features", None, "--mode=rank: the features file.")
+flags.DEFINE_list("features", None, "--mode=rank: the features file; RegDB's ten folds after commas.")
+flags.DEFINE_string("gallery", None, "--mode=rank: the gallery's features, if --features has the queries alone.")
+flags.DEFINE_string("columns", "", "--mode=rank: their names of our fields, embedding=feat,identity=label,...")
+flags.DEFINE_list("infrared_cameras", [], "--mode=rank: cameras of infrared images, where no modality is stored.")
 
 
-def main(_) -> None:
+def main(arguments: list[str]) -> None:
     """Runs the mode; an expected error is one message, not a traceback."""
     logging.set_verbosity(logging.INFO)
     # The libraries log every step they take to the same place; of theirs only warnings are for the user.
@@ -358,7 +409,12 @@ def main(_) -> None:
     workdir = FLAGS.workdir or os.path.join("workdir", f"rank-{name}" if FLAGS.mode == "rank" else name)
     started = time.monotonic()
     try:
-        MODES[FLAGS.mode](FLAGS.config, workdir)
+        if FLAGS.mode == "compare":
+            mode_compare(arguments[1:])
+        elif arguments[1:]:
+            raise ValueError(f"{arguments[1]!r} is no flag; did you mean --config={arguments[1]} or --features?")
+        else:
+            MODES[FLAGS.mode](FLAGS.config, workdir)
     except EXPECTED as error:
         if FLAGS.traceback:
             raise

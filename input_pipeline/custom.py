@@ -33,24 +33,40 @@ def settings(
     stands twice in it or in a list or, without a rule, in both lists, and if no query has a match. ValueError: an
     unknown rule, an unnamed list.
     """
-    if rule not in RULES:
-        raise ValueError(f"rule={rule!r}, expected one of {', '.join(RULES)}")
+    known(rule)
     if unnamed := [name for name, file in (("query", query_list), ("gallery", gallery_list)) if not file]:
         raise ValueError(f"the protocol 'custom' needs a {' and a '.join(unnamed)} list: a text file of image paths")
     refuse_repeated(index.path, "index")
     row_of = {path: row for row, path in enumerate(index.path.tolist())}
     query, gallery = (_rows(file, row_of) for file in (query_list, gallery_list))
+    return of_rows(index, query, gallery, rule, dataset=dataset, names=(f"{query_list}", f"{gallery_list}"))
+
+
+def of_rows(
+    index: Index,
+    query: np.ndarray,
+    gallery: np.ndarray,
+    rule: str,
+    *,
+    dataset: str = "custom",
+    names: tuple[str, str] = ("the queries", "the gallery"),
+) -> list[Setting]:
+    """The one setting of rows i32[q] and i32[g] of the index; rule and errors as in `settings`, which calls it."""
+    known(rule)
     both = sorted(set(query.tolist()) & set(gallery.tolist()))
     if both and rule == "none":  # the other rules skip an image for itself
-        raise DataError(
-            f"{gallery_list}: {some(index.path[both], 3)} also in {query_list}: without a rule, an image finds itself"
-        )
+        raise DataError(f"{names[1]}: {some(index.path[both], 3)} also in {names[0]}: an image would find itself")
     valid, unique = RULES[rule]
     trial = Trial(query, gallery)
     if not counts(index, trial, valid)["queries with a match"]:
-        raise DataError(f"{query_list}: no query has a match in {gallery_list} that the rule {rule!r} leaves")
+        raise DataError(f"{names[0]}: no query has a match in {names[1]} that the rule {rule!r} leaves")
     direction = f"{_modality(index, query)}-to-{_modality(index, gallery)}"
     return [Setting(dataset, f"custom-{rule}", direction, "-", [trial], valid, unique_identities=unique)]
+
+
+def known(rule: str) -> None:
+    if rule not in RULES:
+        raise ValueError(f"rule={rule!r}, expected one of {', '.join(RULES)}")
 
 
 def _rows(file: str | os.PathLike, row_of: dict[str, int]) -> np.ndarray:

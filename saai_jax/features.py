@@ -31,9 +31,9 @@ KINDS = {"embedding": ("f", "floats"), "path": ("U", "strings")}  # the others: 
 
 def save(file: str | os.PathLike, features: Features):
     """Writes a .npz with one array a field, whole or not at all. Raises FeaturesError as load does."""
-    checked = _checked(file, {key: np.asarray(value) for key, value in features._asdict().items()})
+    whole = checked(file, {key: np.asarray(value) for key, value in features._asdict().items()})
     with replacing(file) as temporary, open(temporary, "wb") as stream:  # a stream: savez appends .npz to a name
-        np.savez(stream, **checked._asdict())  # uncompressed: floats barely shrink, and reading takes ten times longer
+        np.savez(stream, **whole._asdict())  # uncompressed: floats barely shrink, and reading takes ten times longer
 
 
 def load(file: str | os.PathLike) -> Features:
@@ -54,10 +54,11 @@ def load(file: str | os.PathLike) -> Features:
         raise
     except Exception as error:  # zipfile, zlib and numpy's header parser raise nearly every type on damaged input
         raise FeaturesError(f"{file}: damaged, or not a .npz of plain arrays: {error}") from error
-    return _checked(file, arrays)
+    return checked(file, arrays)
 
 
-def _checked(file: str | os.PathLike, arrays: dict[str, np.ndarray]) -> Features:
+def checked(file: str | os.PathLike, arrays: dict[str, np.ndarray]) -> Features:
+    """The arrays as Features, in 32 bits. Raises FeaturesError as load does, naming the file, the key and the row."""
     if missing := [key for key in Features._fields if key not in arrays]:
         raise FeaturesError(f"{file}: has no {', '.join(missing)}")
     rows = arrays["embedding"].shape[0] if arrays["embedding"].ndim else 0

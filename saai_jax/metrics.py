@@ -65,6 +65,7 @@ def _rank(distance, own, valid, slot):
         hit = ((place[None] <= place[:, None]) & real[None]).sum(1)  # the how-many-th match each match is
         precision = jnp.where(real, hit / place, 0).sum(0) / jnp.maximum(matches, 1)
         penalty = matches / jnp.maximum(jnp.where(real, place, 0).max(0), 1)
+
         # An identity is met at its nearest image, the lowest gallery row among equals; then identities are counted.
         def meet(i, met):
             nearest, first = met

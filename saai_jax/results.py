@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from saai_jax.log import replacing
+from saai_jax.statistics import bootstrap_interval
 
 METRICS = ("rank1", "rank5", "rank10", "rank20", "map", "minp")
 COUNTS = ("queries", "gallery")
+PER_QUERY = {"rank1": "rank1", "map": "ap", "minp": "inp"}  # the mean over the queries, and what of each query
 LABELS = ("dataset", "protocol", "direction", "shots", "inference")
 
 
@@ -32,17 +34,25 @@ def row(
     shots: str,
     inference: str,
     parameters: Mapping[str, Any],
-    per_trial: Sequence[Mapping[str, float]],
+    per_trial: Sequence[Mapping[str, Any]],
+    path: Sequence[str] | np.ndarray,
+    identity: Sequence[int] | np.ndarray,
 ) -> dict[str, Any]:
     """One line of a table: means over the trials, percent 0-100, their standard deviation (of all trials, ddof 0).
 
-    per_trial: rank1, rank5, rank10, rank20, map, minp in percent, and the numbers of queries and gallery images; the
-    numbers are whole in the row too where all trials agree. Raises ValueError for a missing, NaN or impossible value.
+    per_trial: as `evaluate.score_trials` gives it; the numbers of queries and gallery images are whole in the row too
+    where all trials agree. path str[n], identity i[n]: what its query rows are called, so that files can be compared.
+
+    The row's cmc is the mean curve over the trials, as far as the shortest goes. per_query has a list for each of
+    query (paths), identity, rank1, ap and inp, these in [0, 1], means over the trials in which the query has a match.
+    interval and identity_interval: [low, high] in percent, 95 %, bootstrapped over queries and over identities (which
+    are the independent ones, see `statistics`), of rank1, map, minp; None where there are fewer than two.
+    Raises ValueError for a missing, NaN or impossible value.
     """
     if not per_trial:
         raise ValueError("a row of results needs at least one trial")
     for number, trial in enumerate(per_trial):
-        if missing := [key for key in (*METRICS, *COUNTS) if key not in trial]:
+        if missing := [key for key in (*METRICS, *COUNTS, "cmc", "per_query") if key not in trial]:
             raise ValueError(f"trial {number} has no {', '.join(missing)}")
         # a little more than 100 is the mean of float32 fractions, not an error
         if odd := [key for key in METRICS if not 0 <= trial[key] <= 100.001]:
@@ -56,7 +66,38 @@ def row(
     labels = dict(dataset=dataset, protocol=protocol, direction=direction, shots=shots, inference=inference)
     means = {key: mean[key] for key in METRICS}
     made = {**labels, "parameters": dict(parameters), "trials": len(trials), **counts, **means}
-    return {**made, "std": std, "per_trial": trials}
+    length = min(len(trial["cmc"]) for trial in per_trial)
+    curve = np.mean([trial["cmc"][:length] for trial in per_trial], axis=0)
+    queries = _per_query(per_trial, path, identity)
+    intervals = {
+        "interval": _intervals(queries, None),
+        "identity_interval": _intervals(queries, np.array(queries["identity"])),
+    }
+    made |= {"std": std, **intervals, "cmc": [round(float(x), 6) for x in curve]}
+    return {**made, "per_trial": trials, "per_query": queries}
+
+
+def _per_query(per_trial: Sequence[Mapping[str, Any]], path: Any, identity: Any) -> dict[str, list]:
+    """Means over the trials in which a query has a match, in the order of the rows; six digits, as files are kept."""
+    per_query = [trial["per_query"] for trial in per_trial]
+    rows, place, count = np.unique(
+        np.concatenate([trial["query"] for trial in per_query]), return_inverse=True, return_counts=True
+    )
+    means = {
+        key: np.bincount(place, np.concatenate([trial[key] for trial in per_query])) / count
+        for key in PER_QUERY.values()
+    }
+    rounded = {key: [round(x, 6) for x in mean.tolist()] for key, mean in means.items()}
+    return {"query": [str(path[r]) for r in rows], "identity": [int(identity[r]) for r in rows], **rounded}
+
+
+def _intervals(queries: Mapping[str, list], groups: np.ndarray | None) -> dict[str, list[float] | None]:
+    if len(queries["query"] if groups is None else np.unique(groups)) < 2:
+        return dict.fromkeys(PER_QUERY)
+    return {
+        name: [round(100 * end, 6) for end in bootstrap_interval(np.array(queries[key]), groups=groups)]
+        for name, key in PER_QUERY.items()
+    }
 
 
 def write(file: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, command: str | Sequence[str], config: Any):
@@ -65,7 +106,7 @@ def write(file: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, command
     config: anything of dicts, lists and plain values, or a ConfigDict. Raises ValueError for NaN and infinity.
     """
     document = {"rows": list(rows), "command": command, "config": config, "versions": _versions(), "commit": _commit()}
-    text = json.dumps(document, indent=1, default=_plain, allow_nan=False)
+    text = _indented(json.loads(json.dumps(document, default=_plain, allow_nan=False)))
     with replacing(file) as temporary:
         temporary.write_text(text + "\n")
 
@@ -98,14 +139,30 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         ]
         percent = [f"{line[key]:.2f}" for key in ("rank1", "rank10", "rank20", "map", "minp")]
         lines.append([line["protocol"], line["direction"], line["shots"], inference, *numbers, *percent])
+    return aligned(lines, len(texts))
+
+
+def aligned(lines: Sequence[Sequence[str]], texts: int) -> str:
+    """The cells in columns, the first `texts` of them to the left, with a rule below the first line."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
-            text.ljust(w) if i < len(texts) else text.rjust(w)
-            for i, (text, w) in enumerate(zip(line, widths, strict=True))
+            text.ljust(w) if i < texts else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True))
         )
         for line in [*lines[:1], ["-" * width for width in widths], *lines[1:]]
     )
+
+
+def _indented(value: Any, margin: str = "\n") -> str:
+    """JSON as json.dumps(indent=1), with a list of plain values on one line: thousands of queries stay readable."""
+    if isinstance(value, dict) and value:
+        parts = [f"{json.dumps(key)}: {_indented(part, margin + ' ')}" for key, part in value.items()]
+    elif isinstance(value, list) and any(isinstance(part, (dict, list)) for part in value):
+        parts = [_indented(part, margin + " ") for part in value]
+    else:
+        return json.dumps(value)
+    first, last = "{}" if isinstance(value, dict) else "[]"
+    return f"{first}{margin} {f',{margin} '.join(parts)}{margin}{last}"
 
 
 def _plain(value: Any) -> Any:

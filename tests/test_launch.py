@@ -98,6 +98,38 @@ def test_every_inference_ranks_and_says_how(run):
     assert printed.count("k_reciprocal looks at all queries at once") == 1
 
 
+def test_two_files_named_columns_and_a_comparison(run, tmp_path):
+    """Queries and gallery of another program, apart and under other names; then whether AIM's gain could be chance."""
+    folder, where, _ = run
+    launch(*where, f"--workdir={folder / 'work'}", "--mode=extract")
+    whole = features.load(folder / "work" / "features-test.npz")
+    for name, rows in (("query", whole.modality == 1), ("gallery", whole.modality == 0)):
+        arrays = {"feat": whole.embedding[rows], "pid": whole.identity[rows], "cam": whole.camera[rows]}
+        scipy.io.savemat(tmp_path / f"{name}.mat", arrays)
+    printed = launch(
+        "--config=configs/custom.py",
+        "--mode=rank",
+        f"--features={tmp_path / 'query.mat'}",
+        f"--gallery={tmp_path / 'gallery.mat'}",
+        "--columns=embedding=feat,identity=pid,camera=cam",
+        "--infrared_cameras=3,6",
+        "--config.inference=cosine,aim",
+        f"--workdir={tmp_path}",
+    )
+    assert "custom-same-camera" in printed
+    assert "infrared-to-visible" in printed
+    row = results.read(tmp_path / "results.json")["rows"][0]
+    assert row["queries"] == (whole.modality == 1).sum()
+    low, high = row["interval"]["map"]
+    assert low < row["map"] < high
+    compared = launch("--mode=compare", tmp_path / "results.json")
+    assert "aim" in compared
+    assert "cosine" in compared
+    assert "expected one or two" not in compared
+    assert "needs one or two results.json, got 0 files" in launch("--mode=compare", code=1)
+    assert "'configs/sysu.py' is no flag" in launch("configs/sysu.py", code=1)
+
+
 def test_a_pack_trains_to_the_same_bits_as_the_folder(run):
     folder, where, _ = run
     packed = f"--config.data.packed={folder / 'packed'}"

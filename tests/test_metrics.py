@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saai_jax.affinity import cosine
+from saai_jax.evaluate import score_trials
 from saai_jax.metrics import ABSENT, cmc, rank_metrics
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "regdb.npz")
@@ -134,3 +135,36 @@ def test_errors():
         broken[5, 3] = value
         with pytest.raises(ValueError, match="distance row 5 is not finite"):
             rank_metrics(broken, query, GALLERY, valid)
+
+
+@pytest.mark.parametrize("unique", [False, True])
+def test_trials_keep_each_query_and_the_whole_curve(unique):
+    """score_trials against the loop: 130 gallery images make a curve longer than is kept, 6 identities a short one."""
+    random = np.random.default_rng(0)
+    identity = np.concatenate([random.choice([2, 3, 4, 5, 8, 9, 14], 20), random.choice(GALLERY, 150)])
+    camera, embedding = random.integers(1, 4, 170), random.standard_normal((170, 4)).astype(np.float32)
+    trials = [(random.permutation(20), 20 + random.permutation(150)[:size]) for size in (130, 9)]
+
+    def valid(_, query_camera, __, gallery_camera):
+        return query_camera[:, None] != gallery_camera
+
+    found = score_trials(embedding, identity, camera, trials, valid, cosine, unique_identities=unique)
+    for (query, gallery), score in zip(trials, found, strict=True):
+        distance = np.asarray(cosine(embedding[query], embedding[gallery]))
+        rows = [
+            (row, *slow_query(d, identity[row], identity[gallery], camera[row] != camera[gallery]))
+            for row, d in zip(query, distance, strict=True)
+        ]
+        rows = [row for row in rows if row[-1]]
+        per_query, place = score["per_query"], np.array([row[2 if unique else 1] for row in rows])
+        assert per_query["query"].tolist() == [row[0] for row in rows]
+        np.testing.assert_array_equal(per_query["rank1"], place == 0)
+        np.testing.assert_allclose(per_query["ap"], [row[3] for row in rows], rtol=1e-5)
+        np.testing.assert_allclose(per_query["inp"], [row[4] for row in rows], rtol=1e-5)
+        places = len(set(identity[gallery])) if unique else len(gallery)
+        assert len(score["cmc"]) == min(places, 100)
+        np.testing.assert_allclose(score["cmc"], [100 * (place < k).mean() for k in range(1, len(score["cmc"]) + 1)])
+        assert score["rank5"] == pytest.approx(100 * (place < 5).mean())
+        assert score["map"] == pytest.approx(100 * np.mean([row[3] for row in rows]), rel=1e-5)
+        assert score["minp"] == pytest.approx(100 * np.mean([row[4] for row in rows]), rel=1e-5)
+        assert (score["queries"], score["gallery"]) == (len(rows), len(gallery))

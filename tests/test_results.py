@@ -5,16 +5,19 @@ import numpy as np
 import pytest
 
 from saai_jax import results
+from saai_jax.statistics import bootstrap_interval
 
 
 def trial(rank1, **changes):
     values = dict(rank1=rank1, rank5=80.0, rank10=90.0, rank20=95.0, map=60.0, minp=40.0, queries=3803, gallery=301)
-    return {**values, **changes}
+    per_query = {"query": np.array([0, 2]), "rank1": [True, False], "ap": [1.0, 0.25], "inp": [1.0, 0.125]}
+    return {**values, "cmc": [rank1, 80.0, 100.0], "per_query": per_query, **changes}
 
 
 def row(**changes):
     labels = dict(dataset="sysu", protocol="all", direction="infrared to visible", shots="single", inference="aim")
     arguments = {**labels, "parameters": {"k1": 4, "k2": 1}, "per_trial": [trial(70.0), trial(np.float32(71.0))]}
+    arguments |= {"path": np.array(["a.jpg", "b.jpg", "c.jpg"]), "identity": np.array([7, 8, 9])}
     return results.row(**{**arguments, **changes})
 
 
@@ -29,8 +32,38 @@ def test_row_has_the_means_and_deviations_over_the_trials():
     assert row(per_trial=[trial(1.0), trial(1.0, gallery=302)])["gallery"] == 301.5
     assert list(line) == [
         *("dataset", "protocol", "direction", "shots", "inference", "parameters", "trials", "queries", "gallery"),
-        *("rank1", "rank5", "rank10", "rank20", "map", "minp", "std", "per_trial"),
+        *("rank1", "rank5", "rank10", "rank20", "map", "minp", "std"),
+        *("interval", "identity_interval", "cmc", "per_trial", "per_query"),
     ]
+
+
+def test_row_has_the_curve_as_far_as_the_shortest_trial_goes():
+    assert row(per_trial=[trial(70.0), trial(72.0, cmc=[72.0, 90.0])])["cmc"] == [71.0, 85.0]
+
+
+def test_row_has_each_query_over_the_trials_in_which_it_has_a_match():
+    other = {"query": np.array([2, 1]), "rank1": [True, True], "ap": [0.5, 1 / 3], "inp": np.float32([0.5, 0.1])}
+    queries = row(per_trial=[trial(70.0), trial(70.0, per_query=other)])["per_query"]
+    assert queries == {
+        "query": ["a.jpg", "b.jpg", "c.jpg"],
+        "identity": [7, 8, 9],
+        "rank1": [1.0, 1.0, 0.5],
+        "ap": [1.0, 0.333333, 0.375],
+        "inp": [1.0, 0.1, 0.3125],
+    }
+
+
+def test_row_has_intervals_over_queries_and_over_identities():
+    random = np.random.default_rng(0)
+    ap = random.random(40).round(6)
+    per_query = {"query": np.arange(40), "rank1": ap > 0.5, "ap": ap, "inp": ap / 2}
+    identity = np.arange(40) // 8
+    line = row(per_trial=[trial(70.0, per_query=per_query)], path=np.arange(40).astype(str), identity=identity)
+    assert line["interval"]["map"] == pytest.approx(np.multiply(100, bootstrap_interval(ap)))
+    assert line["identity_interval"]["map"] == pytest.approx(np.multiply(100, bootstrap_interval(ap, groups=identity)))
+    assert line["interval"]["minp"] == pytest.approx(np.divide(line["interval"]["map"], 2))
+    assert line["interval"]["rank1"][0] < 100 * (ap > 0.5).mean() < line["interval"]["rank1"][1]
+    assert row(identity=[7, 7, 7])["identity_interval"] == {"rank1": None, "map": None, "minp": None}
 
 
 @pytest.mark.parametrize(
@@ -63,6 +96,16 @@ def test_write_and_read(tmp_path):
     assert document["versions"]["numpy"] == np.__version__
     assert document["commit"] is None or len(document["commit"]) == 40
     assert [path.name for path in file.parent.iterdir()] == ["results.json"]
+    assert ' "rows": [\n  {\n   "dataset": "sysu",\n' in file.read_text()
+    assert '\n    "ap": [1.0, 0.25],\n' in file.read_text()  # on one line, however many
+
+
+def test_write_keeps_empty_lists_and_odd_texts(tmp_path):
+    config = {"a": [], "b": {}, "c": [{}, []], "d": 'quote " and\nline', "e": [[1, 2], [3]], "f": None}
+    results.write(tmp_path / "r.json", [], command="", config=config)
+    assert results.read(tmp_path / "r.json")["config"] == config
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        results.write(tmp_path / "r.json", [], command="", config={"a": float("nan")})
 
 
 @pytest.mark.parametrize("failure", [FileNotFoundError("git"), subprocess.TimeoutExpired("git", 10)])
