@@ -15,20 +15,26 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from configs import ablation as ablations
 from input_pipeline import custom
-from input_pipeline.images import collect
+from input_pipeline import pictures as own_pictures
+from input_pipeline.batches import eval_batches
+from input_pipeline.images import collect, refuse_unreadable
 from input_pipeline.index import DataError, Index, Setting
 from input_pipeline.sampling import sampling_plan
 from input_pipeline.source import Source
 from saai_jax import (
+    ablation,
     affinity,
     comparison,
     evaluate,
     feature_files,
     features,
     plots,
+    projection,
     report,
     results,
+    search,
     torch_weights,
     train,
 )
@@ -144,9 +150,12 @@ COSINE = Inference(affinity.cosine, affinity.cosine_trials, {})
 
 def inferences(config: ConfigDict, setting: Setting) -> dict[str, Inference]:
     """The configured inferences for a setting, by name."""
-    family, search = setting.protocol.split("-")[0], setting.protocol.split("-")[-1]
-    key = f"sysu_{search}_{setting.shots}" if family == "sysu" else family
-    k1, k2 = config.aim[key]
+    family, place = setting.protocol.split("-")[0], setting.protocol.split("-")[-1]
+    return inferences_of(config, *config.aim[f"sysu_{place}_{setting.shots}" if family == "sysu" else family])
+
+
+def inferences_of(config: ConfigDict, k1: int, k2: int) -> dict[str, Inference]:
+    """The configured inferences, by name, AIM with k1 and k2."""
     aim = {"k1": k1, "k2": k2} | {key: config.aim[key] for key in ("variant", "remove", "expand")}
     functions = {
         "cosine": (affinity.cosine, affinity.cosine_trials, {}),
@@ -229,6 +238,49 @@ def pictures(config: ConfigDict, model: SAAI, variables: dict, index: Index, emb
         report.attention_maps(file("attention.png"), load, model, variables, shown, index.modality[shown], names)
     if os.path.exists(file("metrics.jsonl")):
         plots.curves(read_metrics(file("metrics.jsonl")), file("curves.png"))
+
+
+def mode_report(config: ConfigDict, workdir: str) -> None:
+    """Writes report.html: of the features file --features, or of the run in workdir with its pictures."""
+    file, shown = os.path.join(workdir, "report.html"), {}
+    if FLAGS.features:
+        index, embedding, settings = read_features(config)
+        rank(config, index, embedding, workdir, settings, {})
+    else:
+        index = source_of(config).read("test")
+        model, variables = trained(config, workdir)
+        embedding, settings = embed(config, model, variables, index, "test"), settings_of(config, index)
+        if not os.path.exists(os.path.join(workdir, "results.json")):
+            rank(config, index, embedding, workdir, settings, {})
+        load = functools.partial(source_of(config).pictures, index, "test")
+    setting = max(settings, key=lambda s: len(s.trials[0].gallery))
+    query, gallery = trial = setting.trials[0]
+    if not FLAGS.features:
+        rows, mapped = (
+            report.examples(index.identity, query, gallery),
+            projection.people(index.identity, index.modality),
+        )
+        feature = report.before_neck(load, model, variables, mapped, index.modality[mapped], config.eval.batch)
+        shown = {"pictures": load, "shown": rows, "mapped": mapped, "feature": feature}
+        if model.pooling == "prototypes":
+            shown["attention"] = report.attention(load, model, variables, rows, index.modality[rows])
+    every = config.copy_and_resolve_references()
+    every.inference = "cosine,sim,k_reciprocal,aim"
+    methods = {name: (how.distance, how.parameters) for name, how in inferences(every, setting).items()}
+    rules = index.identity[query], index.camera[query], index.identity[gallery], index.camera[gallery]
+    report.write_page(
+        file,
+        results.read(os.path.join(workdir, "results.json")),
+        features.Features(embedding, index.identity, index.camera, index.modality, index.path),
+        trial,
+        setting.valid(*rules),
+        methods,
+        title=f"saai-jax: {setting.dataset}",
+        setting=f"{setting.protocol}, {setting.shots} shot, trial 1 of {len(setting.trials)}",
+        unique_identities=setting.unique_identities,
+        **shown,
+    )
+    logging.info("wrote %s and the figures beside it", file)
 
 
 def refuse_late_failures(config: ConfigDict, test: Index, validation: Index | None) -> None:
@@ -328,10 +380,8 @@ def mode_extract(config: ConfigDict, workdir: str) -> None:
     logging.info("wrote %d features of length %d to %s", *embedding.shape, file)
 
 
-def mode_rank(config: ConfigDict, workdir: str) -> None:
-    """Ranks features, whatever made them, by the data set's protocol, or query against gallery where they are apart."""
-    if not FLAGS.features:
-        raise ValueError("--mode=rank needs --features=FILE, such as --mode=extract writes")
+def read_features(config: ConfigDict) -> tuple[Index, np.ndarray, list[Setting]]:
+    """What --features, --gallery and --columns name: its images, their embedding f32[n d], and what to rank of it."""
     named = functools.partial(feature_files.columns, FLAGS.columns)
     infrared = [int(camera) for camera in FLAGS.infrared_cameras]
     read = functools.partial(feature_files.read, infrared_cameras=infrared)
@@ -345,10 +395,76 @@ def mode_rank(config: ConfigDict, workdir: str) -> None:
         f, trial = features.Features(*map(np.concatenate, zip(*parts, strict=True))), None
     index = Index(f.path, f.identity, f.camera, f.modality)
     if trial and not config.eval.protocol:
-        settings = custom.of_rows(index, *trial, config.data.rule, dataset=config.dataset)
-    else:
-        settings = settings_of(config, index)
-    rank(config, index, f.embedding, workdir, settings, {})
+        return index, f.embedding, custom.of_rows(index, *trial, config.data.rule, dataset=config.dataset)
+    return index, f.embedding, settings_of(config, index)
+
+
+def mode_rank(config: ConfigDict, workdir: str) -> None:
+    """Ranks features, whatever made them, by the data set's protocol, or query against gallery where they are apart."""
+    if not FLAGS.features:
+        raise ValueError("--mode=rank needs --features=FILE, such as --mode=extract writes")
+    index, embedding, settings = read_features(config)
+    rank(config, index, embedding, workdir, settings, {})
+
+
+def embed_folder(config: ConfigDict, model: SAAI, variables: dict, folder: str, modality: str) -> features.Features:
+    """The retrieval features of all images below a folder, all of one modality."""
+    d, size = config.data, config.eval.batch
+    index = own_pictures.read_folder(folder, modality, identities=FLAGS.identities)
+    images = own_pictures.Pictures(folder, index)
+    refuse_unreadable(images, folder, d.threads)
+    how = {"height": d.height, "width": d.width, "batch": size, "threads": d.threads, "workers": d.workers}
+    bar = progress(eval_batches(images, index, **how), total=-(-len(index) // size), description=f"embed {folder}")
+    embedding = evaluate.extract(model, variables, bar)
+    return features.Features(embedding, index.identity, index.camera, index.modality, index.path)
+
+
+def mode_embed(config: ConfigDict, workdir: str) -> None:
+    """Writes features-<folder>.npz of one's own pictures, all of one modality, with the run's weights."""
+    if not FLAGS.pictures:
+        raise ValueError("--mode=embed needs --pictures=DIR and --modality=visible or infrared")
+    found = embed_folder(config, *trained(config, workdir), FLAGS.pictures, FLAGS.modality)
+    file = os.path.join(workdir, f"features-{os.path.basename(os.path.normpath(FLAGS.pictures))}.npz")
+    features.save(file, found)
+    logging.info("wrote %d features of length %d to %s", *found.embedding.shape, file)
+
+
+def mode_search(config: ConfigDict, workdir: str) -> None:
+    """Ranks one folder of one's own pictures against another by every configured inference: tables and a picture."""
+    if not FLAGS.query or not FLAGS.gallery:
+        raise ValueError("--mode=search needs --query=DIR of infrared and --gallery=DIR of visible pictures, or turned")
+    model, variables = trained(config, workdir)
+    other = {"infrared": "visible", "visible": "infrared"}[FLAGS.modality]
+    query = embed_folder(config, model, variables, FLAGS.query, FLAGS.modality)
+    gallery = embed_folder(config, model, variables, FLAGS.gallery, other)
+    rows = np.arange(min(8, len(query.path)))
+    size = config.data.height, config.data.width
+    images = own_pictures.decoded(FLAGS.query, Index(*query[-1:], *query[1:-1]), rows, *size)
+    for name, how in inferences_of(config, *config.aim.own).items():
+        found = search.search(query.embedding, gallery.embedding, how.distance, FLAGS.top)
+        file = os.path.join(workdir, f"ranked-{name}")
+        search.write_csv(f"{file}.csv", found, query.path, gallery.path)
+        shown = affinity.Nearest(found.index[rows], found.distance[rows])
+        of = own_pictures.decoded(FLAGS.gallery, Index(*gallery[-1:], *gallery[1:-1]), shown.index, *size)
+        search.lists_figure(images, of, shown, query.path[rows]).savefig(f"{file}.png", dpi=120)
+        logging.info("wrote %s.csv and %s.png", file, file)
+
+
+def mode_ablate(config: ConfigDict, workdir: str) -> None:
+    """Trains every run of the configured studies that is not finished; writes a table and a plot of each."""
+    plan = ablations.plan(config)
+    runs = ablations.ordered(plan)
+
+    def file(run) -> str:
+        return os.path.join(workdir, run.folder, "results.json")
+
+    for number, run in enumerate(runs, 1):
+        logging.info("run %d of %d: %s", number, len(runs), run.folder)
+        if not ablation.finished(file(run), json.loads(run.config.to_json())):
+            mode_train(run.config, os.path.dirname(file(run)))
+    for name, points in plan.items():
+        found = ablation.trained({label: [file(run) for run in of_seeds] for label, of_seeds in points.items()})
+        print(ablation.write(workdir, name, found, ablations.TITLES[name]), flush=True)
 
 
 def mode_compare(files: list[str]) -> None:
@@ -382,6 +498,10 @@ MODES = {
     "evaluate": mode_evaluate,
     "extract": mode_extract,
     "rank": mode_rank,
+    "report": mode_report,
+    "embed": mode_embed,
+    "search": mode_search,
+    "ablate": mode_ablate,
     "prepare": mode_prepare,
     "doctor": mode_doctor,
 }
@@ -393,7 +513,12 @@ flags.DEFINE_enum("mode", "train", [*MODES, "compare"], "What to do; train evalu
 flags.DEFINE_string("workdir", None, "Where the run is kept; workdir/<config> by default.")
 flags.DEFINE_bool("traceback", False, "Where an error came from, not only what it is.")
 flags.DEFINE_list("features", None, "--mode=rank: the features file; RegDB's ten folds after commas.")
-flags.DEFINE_string("gallery", None, "--mode=rank: the gallery's features, if --features has the queries alone.")
+flags.DEFINE_string("gallery", None, "rank: the gallery's features, if --features has the queries'; search: a folder.")
+flags.DEFINE_string("query", None, "--mode=search: the folder of the query pictures.")
+flags.DEFINE_string("pictures", None, "--mode=embed: the folder of the pictures.")
+flags.DEFINE_enum("modality", "infrared", ["infrared", "visible"], "embed: of the pictures; search: of the queries.")
+flags.DEFINE_bool("identities", False, "--mode=embed: folders directly below --pictures are named by identity.")
+flags.DEFINE_integer("top", 10, "--mode=search: how many images are listed for a query.", lower_bound=1)
 flags.DEFINE_string("columns", "", "--mode=rank: their names of our fields, embedding=feat,identity=label,...")
 flags.DEFINE_list("infrared_cameras", [], "--mode=rank: cameras of infrared images, where no modality is stored.")
 
@@ -406,7 +531,7 @@ def main(arguments: list[str]) -> None:
     name = config_flags.get_config_filename(FLAGS["config"])
     name = os.path.basename(name).replace(".py", "").replace(":", "-")
     # What ranks other people's features must not write over a run's own results.
-    workdir = FLAGS.workdir or os.path.join("workdir", f"rank-{name}" if FLAGS.mode == "rank" else name)
+    workdir = FLAGS.workdir or os.path.join("workdir", f"rank-{name}" if FLAGS.features else name)
     started = time.monotonic()
     try:
         if FLAGS.mode == "compare":

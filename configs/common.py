@@ -76,7 +76,7 @@ def get_config() -> ml_collections.ConfigDict:
     i.sysu_all_single, i.sysu_all_multi = (4, 1), (20, 6)  # (k1, k2)
     i.sysu_indoor_single, i.sysu_indoor_multi = (2, 2), (20, 6)
     i.regdb = (8, 2)
-    i.llcm = i.market1501 = i.dukemtmc = i.custom = (8, 2)  # ours: no published value
+    i.llcm = i.market1501 = i.dukemtmc = i.custom = i.own = (8, 2)  # ours: no published value; own: --mode=search
     # The arguments of saai_jax.affinity.sim, which says what they are; kq, kg and what follows alpha are our choice.
     c.sim = i = ml_collections.ConfigDict()
     i.graph, i.mutual = True, True  # its two kinds of reasoning

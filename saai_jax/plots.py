@@ -117,26 +117,31 @@ def attention_maps(file: str | os.PathLike, images: np.ndarray, attention: np.nd
     row, column = height + max(4 * margin, height // 6), width + margin
     sheet = _sheet(persons * row, (parts + 1) * column)
     figure, axes = _page(sheet)
-    colours = matplotlib.colormaps["cividis"]
     for k in range(persons):
         axes.text(-column / 8, k * row + height / 2, names[k], ha="right", va="center", fontsize=9)
         _paste(sheet, images[k], k * row, 0)
-        grey = images[k].astype(np.float64).mean(axis=2, keepdims=True).repeat(3, axis=2)
         for p in range(parts):
-            low, high = float(attention[k, p].min()), float(attention[k, p].max())
-            level = (attention[k, p].astype(np.float32) - low) / max(high - low, 1e-12)
-            level = np.asarray(Image.fromarray(level).resize((width, height), Image.Resampling.BILINEAR))
-            _paste(
-                sheet, (0.4 * grey + 0.6 * 255 * colours(level)[..., :3]).astype(np.uint8), k * row, (p + 1) * column
-            )
+            picture, span = overlay(images[k], attention[k, p])
+            _paste(sheet, picture, k * row, (p + 1) * column)
             x = (p + 1) * column + width / 2
-            axes.text(x, k * row + height + margin / 4, f"{low:.2f} – {high:.2f}", ha="center", va="top", fontsize=7)
+            axes.text(x, k * row + height + margin / 4, span, ha="center", va="top", fontsize=7)
     for p in range(parts + 1):
         title = f"part {p}" if p else "picture"
         axes.text(p * column + width / 2, -margin / 2, title, ha="center", va="bottom", fontsize=9)
     _finish(
         figure, axes, sheet, "attention, from the lowest (dark blue) to the highest (yellow) value of each map", file
     )
+
+
+def overlay(image: np.ndarray, attention: np.ndarray) -> tuple[np.ndarray, str]:
+    """u8[h w 3] of the attention f32[rows cols] over the picture u8[h w 3] in grey, and the range of its colours."""
+    height, width = image.shape[:2]
+    grey = image.astype(np.float64).mean(axis=2, keepdims=True).repeat(3, axis=2)
+    low, high = float(attention.min()), float(attention.max())
+    level = (attention.astype(np.float32) - low) / max(high - low, 1e-12)
+    level = np.asarray(Image.fromarray(level).resize((width, height), Image.Resampling.BILINEAR))
+    colours = matplotlib.colormaps["cividis"](level)[..., :3]
+    return (0.4 * grey + 0.6 * 255 * colours).astype(np.uint8), f"{low:.2f} – {high:.2f}"
 
 
 def _sheet(height: int, width: int) -> np.ndarray:

@@ -1,0 +1,103 @@
+"""One's own pictures: a folder of images of one modality, without any data set's layout."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import numpy as np
+from absl import logging
+from PIL import Image
+
+from input_pipeline.batches import Decoded
+from input_pipeline.images import FORMATS, MAX_PIXELS, SUFFIXES, Folder, collect, some
+from input_pipeline.index import INFRARED, VISIBLE, DataError, Index
+
+UNKNOWN = -1  # the identity of a picture that nobody has named
+MODALITIES = {"visible": VISIBLE, "infrared": INFRARED}
+ORIENTATION = 0x0112  # the EXIF tag, and what undoes each of its values; 1 is upright
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_folder(root: str | os.PathLike, modality: str, *, identities: bool = False) -> Index:
+    """Every .jpg, .jpeg, .png and .bmp below a folder, by path; modality: visible or infrared, of all of them.
+
+    Identities are UNKNOWN or, if asked for, the numbers that name the folders directly below root; the camera is 1
+    for visible and 2 for infrared pictures. Names that begin with a dot are left out, other files with a warning that
+    names them. Nothing is decoded. ValueError: another modality. DataError: no such folder, none of its files is a
+    picture, a picture outside of a folder that is a number if identities are asked for.
+    """
+    if modality not in MODALITIES:
+        raise ValueError(f"modality is {modality!r}, expected {' or '.join(MODALITIES)}")
+    files = _files(root)
+    paths = [path for path in files if path.lower().endswith(SUFFIXES)]
+    if not paths:
+        found = f"holds {some(files)}" if files else "is empty"
+        raise DataError(f"{root}: {found}, expected pictures: files that end in {', '.join(SUFFIXES)}")
+    if others := sorted(set(files) - set(paths)):
+        logging.warning("%s: left out what does not end in %s: %s", root, ", ".join(SUFFIXES), some(others))
+
+    def identity(path: str) -> int:
+        folder, below, _ = path.partition("/")
+        if not (below and folder.isascii() and folder.isdecimal() and int(folder) <= np.iinfo(np.int32).max):
+            raise DataError(f"{os.path.join(root, path)}: expected in a folder named by the identity's number")
+        return int(folder)
+
+    numbers = collect(identity, paths) if identities else np.full(len(paths), UNKNOWN)
+    kind = MODALITIES[modality]
+    return Index(np.array(paths), np.array(numbers), np.full(len(paths), kind + 1), np.full(len(paths), kind))
+
+
+def _files(root: str | os.PathLike) -> list[str]:
+    """Sorted paths, relative to root and with slashes, of the files below it."""
+
+    def stop(error: OSError):
+        raise DataError(f"{error.filename}: cannot be listed, expected a folder of pictures: {error.strerror}")
+
+    found = []
+    for folder, below, names in os.walk(root, onerror=stop):
+        below[:] = [name for name in below if not name.startswith(".")]
+        inside = os.path.relpath(folder, root)
+        found += [os.path.normpath(os.path.join(inside, name)) for name in names if not name.startswith(".")]
+    return sorted(path.replace(os.sep, "/") for path in found)
+
+
+class Pictures(Folder):
+    """The encoded pictures of `read_folder`, turned upright where their EXIF orientation says that they are not.
+
+    The data sets' own readers leave that tag unread, as the published ones do; a camera held upright writes it.
+    """
+
+    def __getitem__(self, i: int) -> bytes:
+        return upright(super().__getitem__(i))
+
+
+def upright(data: bytes) -> bytes:
+    """An encoded JPEG as it is or, where its EXIF orientation is not the usual one, turned, as PNG.
+
+    Other formats, and what cannot be read, are returned as they are: `images.decode` is what complains.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1)) if image.format == "JPEG" else None
+        if turn is None or image.width * image.height > MAX_PIXELS:
+            return data
+        turned = io.BytesIO()
+        image.convert("RGB").transpose(turn).save(turned, "PNG")
+        return turned.getvalue()
+    except Exception:  # on bad bytes Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
+        return data
+
+
+def decoded(root: str | os.PathLike, index: Index, rows: np.ndarray, height: int, width: int) -> np.ndarray:
+    """u8[* h w 3], the pictures of rows i32[*]. Raises DataError as `images.decode`."""
+    records = Decoded(Pictures(root, index), index, rows, height, width)
+    return np.stack([records[i]["image"] for i in range(len(records))]).reshape(*rows.shape, height, width, 3)
