@@ -269,16 +269,89 @@ def test_mistakes_are_named(run, tmp_path, arguments, message):
     assert message in launch(*arguments, *data, f"--workdir={tmp_path}", code=1)
 
 
-@pytest.mark.parametrize(("inference", "group"), [("euclidean", "official"), ("cosine,aim", "released")])
-def test_official_figures_through_the_command_line(tmp_path, inference, group):
-    """Ten trials of the four settings on the golden features, with a permutation file that draws their galleries."""
+def save_sysu(file):
+    """Writes the golden features of SYSU-MM01's test images; the golden figures, identities and cameras."""
     golden = load("sysu")
     identity, camera = golden["identity"].astype(np.int32), golden["camera"].astype(np.int32)
     path = [f"cam{c}/{i:04d}/{n:04d}.jpg" for c, i, n in zip(camera, identity, golden["number"], strict=True)]
     modality = np.isin(camera, (3, 6)).astype(np.int32)
-    features.save(
-        tmp_path / "features.npz", features.Features(golden["embedding"], identity, camera, modality, np.array(path))
+    features.save(file, features.Features(golden["embedding"], identity, camera, modality, np.array(path)))
+    return golden, identity, camera
+
+
+def test_random_galleries_through_the_command_line(tmp_path):
+    """AGW's protocol, which needs no permutation file."""
+    save_sysu(tmp_path / "features.npz")
+    launch(
+        "--mode=rank",
+        "--config=configs/sysu.py",
+        f"--features={tmp_path / 'features.npz'}",
+        "--config.eval.protocol=sysu-random",
+        "--config.inference=cosine",
+        f"--workdir={tmp_path}",
     )
+    golden, rows = load("sysu_random"), results.read(tmp_path / "results.json")["rows"]
+    assert [r["protocol"] for r in rows] == ["sysu-random-all", "sysu-random-indoor"]
+    for r in rows:
+        place = r["protocol"].split("-")[-1]
+        found = np.array([[t[f"rank{k}"] for k in (1, 5, 10, 20)] + [t["map"], t["minp"]] for t in r["per_trial"]])
+        wanted = np.hstack([golden[f"{place}/cmc"][:, [0, 4, 9, 19]], golden[f"{place}/map_minp"]])
+        np.testing.assert_allclose(found / 100, wanted, atol=1e-4)
+
+
+def test_regdb_figures_through_the_command_line(tmp_path):
+    golden = load("regdb")
+    identity = np.tile(golden["identity"].astype(np.int32), 2)
+    modality = np.repeat(np.int32([0, 1]), len(golden["identity"]))
+    path = np.array(
+        [
+            f"{'Thermal' if m else 'Visible'}/{i}/{n}.bmp"
+            for n, (i, m) in enumerate(zip(identity, modality, strict=True))
+        ]
+    )
+    embedding = np.concatenate([golden["visible"], golden["thermal"]])
+    features.save(tmp_path / "features.npz", features.Features(embedding, identity, modality + 1, modality, path))
+    launch(
+        "--mode=rank",
+        "--config=configs/regdb.py",
+        f"--features={tmp_path / 'features.npz'}",
+        "--config.inference=cosine",
+        f"--workdir={tmp_path}",
+    )
+    for r in results.read(tmp_path / "results.json")["rows"]:
+        key = {"visible-to-infrared": "visible_to_thermal", "infrared-to-visible": "thermal_to_visible"}[r["direction"]]
+        np.testing.assert_allclose(np.array(r["cmc"][:20]) / 100, golden[f"{key}/cmc"], atol=1e-4)
+        np.testing.assert_allclose([r["map"] / 100, r["minp"] / 100], golden[f"{key}/map_minp"], atol=1e-4)
+
+
+def test_report_embed_and_search(run):
+    """The page of a run, and one's own pictures: here the synthetic set's folders, read as any others."""
+    folder, where, _ = run
+    at = f"--workdir={folder / 'work'}"
+    launch(*where, at, "--mode=report")
+    page = (folder / "work" / "report.html").read_text()
+    assert "<script src" not in page
+    assert all(method in page for method in ("cosine", "sim", "k_reciprocal", "aim"))
+    assert (folder / "work" / "figures" / "tsne-after.svg").exists()
+    infrared, visible = folder / "data" / "cam3", folder / "data" / "cam1"
+    launch(*where, at, "--mode=embed", f"--pictures={infrared}", "--modality=infrared", "--identities")
+    made, whole = (
+        features.load(folder / "work" / "features-cam3.npz"),
+        features.load(folder / "work" / "features-test.npz"),
+    )
+    row = whole.path.tolist().index(f"cam3/{made.path[made.identity == whole.identity[0]][0]}")
+    own = made.path.tolist().index(whole.path[row].removeprefix("cam3/"))
+    np.testing.assert_allclose(made.embedding[own], whole.embedding[row], rtol=1e-3, atol=1e-4)
+    launch(*where, at, "--mode=search", f"--query={infrared}", f"--gallery={visible}", "--top=3")
+    lines = (folder / "work" / "ranked-aim.csv").read_text().splitlines()
+    assert len(lines) == 1 + 3 * len(made.path)
+    assert (folder / "work" / "ranked-cosine.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(("inference", "group"), [("euclidean", "official"), ("cosine,aim", "released")])
+def test_official_figures_through_the_command_line(tmp_path, inference, group):
+    """Ten trials of the four settings on the golden features, with a permutation file that draws their galleries."""
+    golden, identity, camera = save_sysu(tmp_path / "features.npz")
     split = tmp_path / "split"
     split.mkdir()
     (split / "test_id.txt").write_text(",".join(map(str, np.unique(identity))))

@@ -1,0 +1,152 @@
+"""What every mode builds from a configuration: the data set, the network, the inferences."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from input_pipeline.index import Index, Setting
+from input_pipeline.source import Source
+from saai_jax import (
+    affinity,
+    evaluate,
+    torch_weights,
+)
+from saai_jax.checkpoint import CheckpointError, Checkpoints, read_config, refuse_other_run
+from saai_jax.log import progress
+from saai_jax.models.saai import SAAI, feature_map
+from saai_jax.state import TrainState, adam_l2, initial_variables, new_state
+
+# What a run may change when it goes on: where things are, what is reported and how often, not what is learned.
+FREE = ("inference", "eval.", "aim.", "sim.", "k_reciprocal.")
+FREE += ("data.root", "data.split_dir", "data.packed", "data.threads", "data.workers", "data.verify")
+FREE += ("train.log_every", "train.save_every", "train.validate_every")
+FREE += ("model.weights", "model.identities", "data.query_list", "data.gallery_list", "data.rule")
+# What does not matter any more once it is trained.
+TRAINED_FREE = (*FREE, "seed", "train.", "loss.", "augment.", "data.identities", "data.images", "data.published")
+TRAINED_FREE += ("data.skip_incomplete",)
+
+IMAGENET = "https://download.pytorch.org/models/resnet50-19c8e357.pth"
+
+
+def source_of(config: ConfigDict) -> Source:
+    """The configured data set; a synthetic one without a root has a folder of its own in data/."""
+    d = config.data
+    options = {k: v for k, v in d.items() if k not in ("identities", "images", "verify")}
+    if d.synthetic and not d.root:
+        options["root"] = os.path.join("data", f"synthetic-{config.dataset}-{d.synthetic}-{d.synthetic_seed}")
+    return Source(config.dataset, **options)
+
+
+def model_of(config: ConfigDict, identities: int) -> SAAI:
+    """The configured network for so many training identities. Raises ValueError for one that cannot be built."""
+    m = {**config.model, "identities": identities}
+    del m["weights"]
+    if m["dtype"] not in ("float32", "bfloat16"):
+        raise ValueError(f"model.dtype is {m['dtype']!r}, expected float32 or bfloat16")
+    model = SAAI(**{**m, "dtype": jnp.dtype(m["dtype"])})
+    feature_map(model, config.data.height, config.data.width)
+    return model
+
+
+def initial_state(config: ConfigDict, model: SAAI) -> TrainState:
+    """Step 0: drawn weights, or those that config.model.weights has. Raises WeightsError if they do not fit."""
+    variables, teacher = initial_variables(model, config.data.height, config.data.width, seed=config.seed), None
+    if config.model.weights:
+        stored = torch_weights.read_pth(config.model.weights)
+        variables, teacher = torch_weights.from_torch(stored, variables, partial="classifier.weight" not in stored)
+    state = new_state(variables, adam_l2(config.train.weight_decay), teacher)
+    # Fresh and restored states must be placed alike, or the step compiles twice.
+    return jax.device_put(state, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+
+
+def trained(config: ConfigDict, workdir: str) -> tuple[SAAI, dict]:
+    """The network with the weights to evaluate: those of the run in workdir or, without one, config.model.weights.
+
+    Raises CheckpointError for neither, for both if the run did not start from them, and for another configuration.
+    """
+    folder, file, weights = (
+        os.path.join(workdir, "checkpoints"),
+        os.path.join(workdir, "config.json"),
+        config.model.weights,
+    )
+    if os.path.isdir(folder) and os.path.exists(file):
+        kept = read_config(file)
+        if weights and weights != kept["model"]["weights"]:
+            raise CheckpointError(f"{workdir} holds a run of its own; use another --workdir to evaluate {weights}")
+        refuse_other_run(file, json.loads(config.to_json()), TRAINED_FREE)
+        model = model_of(config, kept["model"]["identities"])
+        checkpoints = Checkpoints(folder)
+        state = checkpoints.restore(initial_state(config, model), config.eval.checkpoint)
+        checkpoints.close()
+        if state is not None:
+            logging.info("weights of step %d in %s", int(state.step), folder)
+            return model, {"params": state.params, "batch_stats": state.batch_stats}
+    classifier = torch_weights.read_pth(weights).get("classifier.weight") if weights else None
+    if classifier is None:
+        what = f"and {weights} is a backbone alone" if weights else "and --config.model.weights names no SAAI model"
+        raise CheckpointError(f"{folder} has no checkpoint; train first ({what})")
+    model = model_of(config, len(classifier))
+    logging.info("weights of %s", weights)
+    state = initial_state(config, model)
+    return model, {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def embed(config: ConfigDict, model: SAAI, variables: dict, index: Index, split: str) -> np.ndarray:
+    """Retrieval features f32[n d] of a split, with a bar."""
+    size = config.eval.batch
+    batches = source_of(config).eval_batches(index, split, size)
+    bar = progress(batches, total=-(-len(index) // size), description=f"embed {split}")
+    return evaluate.extract(model, variables, bar)
+
+
+def settings_of(config: ConfigDict, index: Index) -> list[Setting]:
+    """What the configuration reports of a test set."""
+    return source_of(config).settings(index, config.eval.search, config.eval.shots, config.eval.protocol)
+
+
+class Inference(NamedTuple):
+    """A distance, the same for all trials together where there is such a form, and the parameters of both."""
+
+    distance: evaluate.Distance
+    together: evaluate.TrialDistances | None
+    parameters: dict[str, Any]
+
+
+COSINE = Inference(affinity.cosine, affinity.cosine_trials, {})
+
+
+def inferences(config: ConfigDict, setting: Setting) -> dict[str, Inference]:
+    """The configured inferences for a setting, by name."""
+    family, place = setting.protocol.split("-")[0], setting.protocol.split("-")[-1]
+    return inferences_of(config, *config.aim[f"sysu_{place}_{setting.shots}" if family == "sysu" else family])
+
+
+def inferences_of(config: ConfigDict, k1: int, k2: int) -> dict[str, Inference]:
+    """The configured inferences, by name, AIM with k1 and k2."""
+    aim = {"k1": k1, "k2": k2} | {key: config.aim[key] for key in ("variant", "remove", "expand")}
+    functions = {
+        "cosine": (affinity.cosine, affinity.cosine_trials, {}),
+        "euclidean": (affinity.euclidean, None, {}),
+        "aim": (affinity.aim, affinity.aim_trials, aim),
+        "sim": (affinity.sim, None, dict(config.sim)),
+        "k_reciprocal": (affinity.k_reciprocal, None, dict(config.k_reciprocal)),
+    }
+    known = {
+        name: Inference(
+            functools.partial(distance, **how), functools.partial(together, **how) if together else None, how
+        )
+        for name, (distance, together, how) in functions.items()
+    }
+    names = config.inference.split(",")
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"inference={config.inference!r}: {unknown[0]!r} is none of {', '.join(known)}")
+    return {name: known[name] for name in names}

@@ -1,0 +1,157 @@
+"""Ranking: of a run, of features that anything made, and of one result against another."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+
+import numpy as np
+from absl import flags, logging
+from ml_collections import ConfigDict
+
+from input_pipeline import custom
+from input_pipeline.index import Index, Setting
+from modes.building import (
+    COSINE,
+    Inference,
+    embed,
+    inferences,
+    settings_of,
+    source_of,
+    trained,
+)
+from saai_jax import (
+    comparison,
+    evaluate,
+    feature_files,
+    features,
+    plots,
+    report,
+    results,
+)
+from saai_jax.log import progress, read_metrics
+from saai_jax.models.saai import SAAI
+
+FLAGS = flags.FLAGS
+
+
+def row(setting: Setting, index: Index, embedding: np.ndarray, name: str, how: Inference) -> dict:
+    """One line of the results: a setting ranked by one inference."""
+    scores = evaluate.score_trials(
+        embedding,
+        index.identity,
+        index.camera,
+        setting.trials,
+        setting.valid,
+        how.distance,
+        together=how.together,
+        unique_identities=setting.unique_identities,
+    )
+    labels = {key: getattr(setting, key) for key in ("dataset", "protocol", "direction", "shots")}
+    return results.row(
+        **labels, inference=name, parameters=how.parameters, per_trial=scores, path=index.path, identity=index.identity
+    )
+
+
+def rank(
+    config: ConfigDict,
+    index: Index,
+    embedding: np.ndarray,
+    workdir: str,
+    settings: list[Setting],
+    extra: dict[str, np.ndarray],
+) -> None:
+    """Ranks every setting by every inference, prints the table and writes results.json.
+
+    extra: embeddings to rank by cosine beside the model's, by the name of their row.
+    """
+    if "k_reciprocal" in config.inference.split(","):
+        logging.warning("k_reciprocal looks at all queries at once: not comparable with methods that see one at a time")
+    plans = [(s, other, name, COSINE) for s in settings for name, other in extra.items()]
+    plans += [(s, embedding, name, how) for s in settings for name, how in inferences(config, s).items()]
+    plans.sort(key=lambda plan: settings.index(plan[0]))  # stable: a setting's rows together, baselines first
+    rows = [row(s, index, e, *rest) for s, e, *rest in progress(plans, total=len(plans), description="rank")]
+    file = os.path.join(workdir, "results.json")
+    results.write(file, rows, command=sys.argv, config=config)
+    print(results.table(rows), flush=True)
+    logging.info("wrote %s", file)
+
+
+def pictures(config: ConfigDict, model: SAAI, variables: dict, index: Index, embedding: np.ndarray, workdir: str):
+    """Writes curves.png, ranked.png and attention.png."""
+    source, file = source_of(config), functools.partial(os.path.join, workdir)
+    # The largest gallery shows most: all-search multi-shot of SYSU-MM01.
+    setting = max(settings_of(config, index), key=lambda s: len(s.trials[0].gallery))
+    query, gallery = setting.trials[0]
+    shown, load = report.examples(index.identity, query, gallery), functools.partial(source.pictures, index, "test")
+    valid = setting.valid(index.identity[shown], index.camera[shown], index.identity[gallery], index.camera[gallery])
+    methods = {name: how.distance for name, how in inferences(config, setting).items()}
+    report.ranked_lists(file("ranked.png"), load, embedding, index.identity, shown, (query, gallery), valid, methods)
+    if model.pooling == "prototypes":
+        names = [f"identity {index.identity[r]}, camera {index.camera[r]}" for r in shown]
+        report.attention_maps(file("attention.png"), load, model, variables, shown, index.modality[shown], names)
+    if os.path.exists(file("metrics.jsonl")):
+        plots.curves(read_metrics(file("metrics.jsonl")), file("curves.png"))
+
+
+def mode_evaluate(config: ConfigDict, workdir: str) -> None:
+    """Ranks the test set with the run's weights and draws the pictures."""
+    index = source_of(config).read("test")
+    model, variables = trained(config, workdir)
+    embedding = embed(config, model, variables, index, "test")
+    extra = {}
+    if config.eval.baselines:
+        batches = source_of(config).eval_batches(index, "test", config.eval.batch)
+        chance = np.random.default_rng(0).standard_normal((len(index), 16)).astype(np.float32)
+        extra = {"chance (random features)": chance, "nearest pixels": evaluate.pixels(batches)}
+    rank(config, index, embedding, workdir, settings_of(config, index), extra)
+    pictures(config, model, variables, index, embedding, workdir)
+
+
+def mode_extract(config: ConfigDict, workdir: str) -> None:
+    """Writes features-<split>.npz of config.eval.extract_split: train, validation or test."""
+    split = config.eval.extract_split
+    found = source_of(config).splits(config.data.images // 2)
+    if split not in found:
+        raise ValueError(f"eval.extract_split is {split!r}, this configuration has {', '.join(found)}")
+    index = found[split]
+    embedding = embed(config, *trained(config, workdir), index, split)
+    file = os.path.join(workdir, f"features-{split}.npz")
+    features.save(file, features.Features(embedding, index.identity, index.camera, index.modality, index.path))
+    logging.info("wrote %d features of length %d to %s", *embedding.shape, file)
+
+
+def read_features(config: ConfigDict) -> tuple[Index, np.ndarray, list[Setting]]:
+    """What --features, --gallery and --columns name: its images, their embedding f32[n d], and what to rank of it."""
+    named = functools.partial(feature_files.columns, FLAGS.columns)
+    infrared = [int(camera) for camera in FLAGS.infrared_cameras]
+    read = functools.partial(feature_files.read, infrared_cameras=infrared)
+    if FLAGS.gallery or "{split}" in FLAGS.columns:
+        if len(FLAGS.features) > 1:
+            raise ValueError(f"--features names {len(FLAGS.features)} files, expected the queries' one")
+        query, gallery = FLAGS.features[0], FLAGS.gallery or FLAGS.features[0]
+        f, *trial = feature_files.join(read(query, named("query")), read(gallery, named("gallery")))
+    else:
+        parts = [read(file, named()) for file in FLAGS.features]  # the folds of RegDB
+        f, trial = features.Features(*map(np.concatenate, zip(*parts, strict=True))), None
+    index = Index(f.path, f.identity, f.camera, f.modality)
+    if trial and not config.eval.protocol:
+        return index, f.embedding, custom.of_rows(index, *trial, config.data.rule, dataset=config.dataset)
+    return index, f.embedding, settings_of(config, index)
+
+
+def mode_rank(config: ConfigDict, workdir: str) -> None:
+    """Ranks features, whatever made them, by the data set's protocol, or query against gallery where they are apart."""
+    if not FLAGS.features:
+        raise ValueError("--mode=rank needs --features=FILE, such as --mode=extract writes")
+    index, embedding, settings = read_features(config)
+    rank(config, index, embedding, workdir, settings, {})
+
+
+def mode_compare(files: list[str]) -> None:
+    """Compares the rows of two results files, or within one the inferences with cosine: could it be chance?"""
+    if len(files) not in (1, 2):
+        raise ValueError(f"--mode=compare needs one or two results.json, got {len(files)} files")
+    documents = [results.read(file) for file in files]
+    print(comparison.comparison_table(comparison.compare(*documents, files=(files[0], files[-1]))), flush=True)

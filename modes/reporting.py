@@ -1,0 +1,69 @@
+"""The page about a run or a features file."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+from absl import flags, logging
+from ml_collections import ConfigDict
+
+from modes.building import (
+    embed,
+    inferences,
+    settings_of,
+    source_of,
+    trained,
+)
+from modes.ranking import rank, read_features
+from saai_jax import (
+    features,
+    projection,
+    report,
+    results,
+)
+
+FLAGS = flags.FLAGS
+
+
+def mode_report(config: ConfigDict, workdir: str) -> None:
+    """Writes report.html: of the features file --features, or of the run in workdir with its pictures."""
+    file, shown = os.path.join(workdir, "report.html"), {}
+    if FLAGS.features:
+        index, embedding, settings = read_features(config)
+        rank(config, index, embedding, workdir, settings, {})
+    else:
+        index = source_of(config).read("test")
+        model, variables = trained(config, workdir)
+        embedding, settings = embed(config, model, variables, index, "test"), settings_of(config, index)
+        if not os.path.exists(os.path.join(workdir, "results.json")):
+            rank(config, index, embedding, workdir, settings, {})
+        load = functools.partial(source_of(config).pictures, index, "test")
+    setting = max(settings, key=lambda s: len(s.trials[0].gallery))
+    query, gallery = trial = setting.trials[0]
+    if not FLAGS.features:
+        rows, mapped = (
+            report.examples(index.identity, query, gallery),
+            projection.people(index.identity, index.modality),
+        )
+        feature = report.before_neck(load, model, variables, mapped, index.modality[mapped], config.eval.batch)
+        shown = {"pictures": load, "shown": rows, "mapped": mapped, "feature": feature}
+        if model.pooling == "prototypes":
+            shown["attention"] = report.attention(load, model, variables, rows, index.modality[rows])
+    every = config.copy_and_resolve_references()
+    every.inference = "cosine,sim,k_reciprocal,aim"
+    methods = {name: (how.distance, how.parameters) for name, how in inferences(every, setting).items()}
+    rules = index.identity[query], index.camera[query], index.identity[gallery], index.camera[gallery]
+    report.write_page(
+        file,
+        results.read(os.path.join(workdir, "results.json")),
+        features.Features(embedding, index.identity, index.camera, index.modality, index.path),
+        trial,
+        setting.valid(*rules),
+        methods,
+        title=f"saai-jax: {setting.dataset}",
+        setting=f"{setting.protocol}, {setting.shots} shot, trial 1 of {len(setting.trials)}",
+        unique_identities=setting.unique_identities,
+        **shown,
+    )
+    logging.info("wrote %s and the figures beside it", file)
