@@ -40,21 +40,31 @@ MODES = {
     "doctor": training.mode_doctor,
 }
 
-config_flags.DEFINE_config_file(
-    "config", os.path.join(HERE, "configs", "synthetic.py"), "A file in configs/, with presets after a colon."
-)
+# Flags that are of some modes only: elsewhere they would be ignored.
+USES = {
+    "features": ("rank", "report"),
+    "gallery": ("rank", "report", "search"),
+    "columns": ("rank", "report"),
+    "infrared_cameras": ("rank", "report"),
+    "query": ("search",),
+    "top": ("search",),
+    "modality": ("embed", "search"),
+    "pictures": ("embed",),
+    "identities": ("embed",),
+}
+
 flags.DEFINE_enum("mode", "train", [*MODES, "compare"], "What to do; train evaluates too.")
 flags.DEFINE_string("workdir", None, "Where the run is kept; workdir/<config> by default.")
 flags.DEFINE_bool("traceback", False, "Where an error came from, not only what it is.")
-flags.DEFINE_list("features", None, "--mode=rank: the features file; RegDB's ten folds after commas.")
-flags.DEFINE_string("gallery", None, "rank: the gallery's features, if --features has the queries'; search: a folder.")
+flags.DEFINE_list("features", None, "rank, report: the features file; RegDB's ten folds after commas.")
+flags.DEFINE_string("gallery", None, "rank, report: the gallery's features beside the queries'; search: a folder.")
 flags.DEFINE_string("query", None, "--mode=search: the folder of the query pictures.")
 flags.DEFINE_string("pictures", None, "--mode=embed: the folder of the pictures.")
 flags.DEFINE_enum("modality", "infrared", ["infrared", "visible"], "embed: of the pictures; search: of the queries.")
 flags.DEFINE_bool("identities", False, "--mode=embed: folders directly below --pictures are named by identity.")
 flags.DEFINE_integer("top", 10, "--mode=search: how many images are listed for a query.", lower_bound=1)
-flags.DEFINE_string("columns", "", "--mode=rank: their names of our fields, embedding=feat,identity=label,...")
-flags.DEFINE_list("infrared_cameras", [], "--mode=rank: cameras of infrared images, where no modality is stored.")
+flags.DEFINE_string("columns", "", "rank, report: their names of our fields, embedding=feat,identity=label,...")
+flags.DEFINE_list("infrared_cameras", [], "rank, report: cameras of infrared images, where no modality is stored.")
 
 
 def main(arguments: list[str]) -> None:
@@ -68,6 +78,9 @@ def main(arguments: list[str]) -> None:
     workdir = FLAGS.workdir or os.path.join("workdir", f"rank-{name}" if FLAGS.features else name)
     started = time.monotonic()
     try:
+        for flag, modes in USES.items():
+            if FLAGS[flag].present and FLAGS.mode not in modes:
+                raise ValueError(f"--{flag} is for --mode={' or '.join(modes)}, not for {FLAGS.mode}")
         if FLAGS.mode == "compare":
             ranking.mode_compare(arguments[1:])
         elif arguments[1:]:
@@ -84,10 +97,14 @@ def main(arguments: list[str]) -> None:
 def parse(argv: list[str]) -> list[str]:
     """absl's flags, with a wrong one as a message instead of a traceback."""
     try:
+        # Here and not above: without --config, the defaults' overrides are read at once.
+        config_flags.DEFINE_config_file(
+            "config", os.path.join(HERE, "configs", "synthetic.py"), "A file in configs/, with presets after a colon."
+        )
         return FLAGS(argv)
-    except (flags.Error, AttributeError, OSError) as error:
-        # ml_collections puts the whole traceback of a config file's error into the message.
-        message = str(error).strip()
+    except (flags.Error, AttributeError, KeyError, OSError) as error:
+        # ml_collections puts the whole traceback of a config file's error into the message; a KeyError quotes its own.
+        message = str(error.args[0] if isinstance(error, KeyError) else error).strip()
         sys.exit(f"launch.py: {message.splitlines()[-1] if 'Traceback' in message else message}")
 
 

@@ -198,6 +198,8 @@ class Source:
         return Setting(self.dataset, "validation", "infrared-to-visible", "-", [trial], self.reader.valid, True)
 
     def examine(self) -> list[str]:
-        """Every problem of the data set on disk, one a line."""
+        """Every problem of the data set on disk, one a line. Raises DataError for one that the doctor does not know."""
+        if self.dataset not in doctor.DATASETS:
+            raise DataError(f"the doctor examines {', '.join(doctor.DATASETS)}, not {self.dataset}")
         self.draw()
         return doctor.examine(self.dataset, self.root, **self.reading)

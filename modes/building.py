@@ -146,7 +146,7 @@ def inferences_of(config: ConfigDict, k1: int, k2: int) -> dict[str, Inference]:
         )
         for name, (distance, together, how) in functions.items()
     }
-    names = config.inference.split(",")
+    names = [name.strip() for name in config.inference.split(",")]
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"inference={config.inference!r}: {unknown[0]!r} is none of {', '.join(known)}")
     return {name: known[name] for name in names}

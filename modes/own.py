@@ -46,11 +46,11 @@ def embed_folder(
 
 
 def mode_embed(config: ConfigDict, workdir: str) -> None:
-    """Writes features-<folder>.npz of one's own pictures, all of one modality, with the run's weights."""
+    """Writes pictures-<folder>.npz of one's own pictures, all of one modality, with the run's weights."""
     if not FLAGS.pictures:
         raise ValueError("--mode=embed needs --pictures=DIR and --modality=visible or infrared")
     found = embed_folder(config, *trained(config, workdir), FLAGS.pictures, FLAGS.modality, identities=FLAGS.identities)
-    file = os.path.join(workdir, f"features-{os.path.basename(os.path.normpath(FLAGS.pictures))}.npz")
+    file = os.path.join(workdir, f"pictures-{os.path.basename(os.path.abspath(FLAGS.pictures))}.npz")
     features.save(file, found)
     logging.info("wrote %d features of length %d to %s", *found.embedding.shape, file)
 
@@ -59,6 +59,7 @@ def mode_search(config: ConfigDict, workdir: str) -> None:
     """Ranks one folder of one's own pictures against another by every configured inference: tables and a picture."""
     if not FLAGS.query or not FLAGS.gallery:
         raise ValueError("--mode=search needs --query=DIR of infrared and --gallery=DIR of visible pictures, or turned")
+    methods = inferences_of(config, *config.aim.own)
     model, variables = trained(config, workdir)
     other = {"infrared": "visible", "visible": "infrared"}[FLAGS.modality]
     query = embed_folder(config, model, variables, FLAGS.query, FLAGS.modality)
@@ -66,7 +67,7 @@ def mode_search(config: ConfigDict, workdir: str) -> None:
     rows = np.arange(min(8, len(query.path)))
     size = config.data.height, config.data.width
     images = own_pictures.decoded(FLAGS.query, Index(*query[-1:], *query[1:-1]), rows, *size)
-    for name, how in inferences_of(config, *config.aim.own).items():
+    for name, how in methods.items():
         found = search.search(query.embedding, gallery.embedding, how.distance, FLAGS.top)
         file = os.path.join(workdir, f"ranked-{name}")
         search.write_csv(f"{file}.csv", found, query.path, gallery.path)

@@ -95,9 +95,12 @@ def pictures(config: ConfigDict, model: SAAI, variables: dict, index: Index, emb
         plots.curves(read_metrics(file("metrics.jsonl")), file("curves.png"))
 
 
-def mode_evaluate(config: ConfigDict, workdir: str) -> None:
-    """Ranks the test set with the run's weights and draws the pictures."""
+def evaluated(config: ConfigDict, workdir: str) -> tuple[Index, SAAI, dict, np.ndarray, list[Setting]]:
+    """Ranks the test set with the run's weights: its images, the network, their embedding f32[n d], the settings."""
     index = source_of(config).read("test")
+    settings = settings_of(config, index)
+    for setting in settings:
+        inferences(config, setting)  # what is wrong with them is said before all pictures are embedded
     model, variables = trained(config, workdir)
     embedding = embed(config, model, variables, index, "test")
     extra = {}
@@ -105,7 +108,13 @@ def mode_evaluate(config: ConfigDict, workdir: str) -> None:
         batches = source_of(config).eval_batches(index, "test", config.eval.batch)
         chance = np.random.default_rng(0).standard_normal((len(index), 16)).astype(np.float32)
         extra = {"chance (random features)": chance, "nearest pixels": evaluate.pixels(batches)}
-    rank(config, index, embedding, workdir, settings_of(config, index), extra)
+    rank(config, index, embedding, workdir, settings, extra)
+    return index, model, variables, embedding, settings
+
+
+def mode_evaluate(config: ConfigDict, workdir: str) -> None:
+    """Ranks the test set with the run's weights and draws the pictures."""
+    index, model, variables, embedding, _ = evaluated(config, workdir)
     pictures(config, model, variables, index, embedding, workdir)
 
 
@@ -125,6 +134,8 @@ def mode_extract(config: ConfigDict, workdir: str) -> None:
 def read_features(config: ConfigDict) -> tuple[Index, np.ndarray, list[Setting]]:
     """What --features, --gallery and --columns name: its images, their embedding f32[n d], and what to rank of it."""
     named = functools.partial(feature_files.columns, FLAGS.columns)
+    if wrong := [camera for camera in FLAGS.infrared_cameras if not camera.isdecimal()]:
+        raise ValueError(f"--infrared_cameras has {wrong[0]!r}, expected numbers after commas")
     infrared = [int(camera) for camera in FLAGS.infrared_cameras]
     read = functools.partial(feature_files.read, infrared_cameras=infrared)
     if FLAGS.gallery or "{split}" in FLAGS.columns:
@@ -136,6 +147,8 @@ def read_features(config: ConfigDict) -> tuple[Index, np.ndarray, list[Setting]]
         parts = [read(file, named()) for file in FLAGS.features]  # the folds of RegDB
         f, trial = features.Features(*map(np.concatenate, zip(*parts, strict=True))), None
     index = Index(f.path, f.identity, f.camera, f.modality)
+    if trial and config.data.query_list:
+        raise ValueError("data.query_list and --gallery both say what is query and gallery, expected one of them")
     if trial and not config.eval.protocol:
         return index, f.embedding, custom.of_rows(index, *trial, config.data.rule, dataset=config.dataset)
     return index, f.embedding, settings_of(config, index)

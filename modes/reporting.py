@@ -9,13 +9,10 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from modes.building import (
-    embed,
     inferences,
-    settings_of,
     source_of,
-    trained,
 )
-from modes.ranking import rank, read_features
+from modes.ranking import evaluated, rank, read_features
 from saai_jax import (
     features,
     projection,
@@ -33,13 +30,11 @@ def mode_report(config: ConfigDict, workdir: str) -> None:
         index, embedding, settings = read_features(config)
         rank(config, index, embedding, workdir, settings, {})
     else:
-        index = source_of(config).read("test")
-        model, variables = trained(config, workdir)
-        embedding, settings = embed(config, model, variables, index, "test"), settings_of(config, index)
-        if not os.path.exists(os.path.join(workdir, "results.json")):
-            rank(config, index, embedding, workdir, settings, {})
+        index, model, variables, embedding, settings = evaluated(config, workdir)
         load = functools.partial(source_of(config).pictures, index, "test")
     setting = max(settings, key=lambda s: len(s.trials[0].gallery))
+    if setting.protocol == "regdb-ten-folds":
+        raise ValueError("a report draws the features of one network, expected one fold in --features, not ten")
     query, gallery = trial = setting.trials[0]
     if not FLAGS.features:
         rows, mapped = (
@@ -62,7 +57,11 @@ def mode_report(config: ConfigDict, workdir: str) -> None:
         setting.valid(*rules),
         methods,
         title=f"saai-jax: {setting.dataset}",
-        setting=f"{setting.protocol}, {setting.shots} shot, trial 1 of {len(setting.trials)}",
+        setting=", ".join(
+            [setting.protocol, setting.direction]
+            + [f"{setting.shots} shot"] * (setting.shots != "-")
+            + [f"trial 1 of {len(setting.trials)}"]
+        ),
         unique_identities=setting.unique_identities,
         **shown,
     )

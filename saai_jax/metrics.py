@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -37,9 +38,12 @@ def _slots(identity: Int[np.ndarray, g]) -> tuple[Int[np.ndarray, u], Int[np.nda
     return unique, slot
 
 
-@jax.jit
-def _rank(distance, own, valid, slot):
-    """Counts instead of sorting: a true match's place is the number of valid gallery images before it."""
+@functools.partial(jax.jit, static_argnames="most")
+def _rank(distance, own, valid, slot, *, most: int):
+    """Counts instead of sorting: a true match's place is the number of valid gallery images before it.
+
+    most: images of an identity that is asked for; distractors may have thousands under one number.
+    """
     q, g = distance.shape
     blocks = -(-q // BLOCK)
     rows = -(-(g + 1) // UNROLL) * UNROLL  # at least one row of filling: entry g, what slots are filled up with
@@ -48,7 +52,7 @@ def _rank(distance, own, valid, slot):
         distance, own, valid = block
         # The queries are the fast axis, [g b]: every step below then works on whole vectors of them.
         far = jnp.pad(jnp.where(valid, distance, jnp.inf).T, ((0, rows - g), (0, 0)), constant_values=jnp.inf)
-        mine = slot[own].T  # [p b] gallery rows of the query's identity
+        mine = slot[:, :most][own].T  # [p b] gallery rows of the query's identity
         mine_distance = jnp.take_along_axis(far, mine, 0)
         real = jnp.isfinite(mine_distance)
 
@@ -111,8 +115,9 @@ def rank_metrics(
     unique, slot = _slots(np.asarray(gallery_identity))
     own = np.minimum(np.searchsorted(unique, query_identity), len(unique) - 1)
     known = unique[own] == query_identity
+    most = max(1, int((slot[own[known]] < shape[1]).sum(1).max(initial=1)))
     rank, identity_rank, precision, penalty, matched = (
-        np.asarray(x) for x in _rank(distance, own, jnp.asarray(valid), slot)
+        np.asarray(x) for x in _rank(distance, own, jnp.asarray(valid), slot, most=most)
     )
     matched = matched & known
     return RankMetrics(

@@ -78,13 +78,19 @@ def row(
 
 
 def _per_query(per_trial: Sequence[Mapping[str, Any]], path: Any, identity: Any) -> dict[str, list]:
-    """Means over the trials in which a query has a match, in the order of the rows; six digits, as files are kept."""
+    """Means over the trials in which a picture is a query with a match, in the order of the rows; six digits.
+
+    A path and not a row is a query: the folds of RegDB have pictures in common.
+    """
     per_query = [trial["per_query"] for trial in per_trial]
-    rows, place, count = np.unique(
-        np.concatenate([trial["query"] for trial in per_query]), return_inverse=True, return_counts=True
+    drawn = np.concatenate([trial["query"] for trial in per_query])
+    _, first, place, count = np.unique(
+        np.asarray(path)[drawn], return_index=True, return_inverse=True, return_counts=True
     )
+    order = np.argsort(drawn[first])
+    rows = drawn[first][order]
     means = {
-        key: np.bincount(place, np.concatenate([trial[key] for trial in per_query])) / count
+        key: np.bincount(place, np.concatenate([trial[key] for trial in per_query]))[order] / count[order]
         for key in PER_QUERY.values()
     }
     rounded = {key: [round(x, 6) for x in mean.tolist()] for key, mean in means.items()}

@@ -194,7 +194,7 @@ def test_several_devices_give_the_same(variant, devices):
     same(changed[1], changed[0], 1e-6)
     # Fewer images than devices, and ties among the devices' images.
     few = Gallery.build(images[:3], k1=2, k2=1, mesh=mesh)
-    same(few.distances(query), aim(query, images[:3], k1=2, k2=1))
+    same(few.distances(query), aim(query, images[:3], k1=2, k2=1), 1e-5)  # small affinities, scaled to length 1
     ties = Gallery.build(np.concatenate([images[:1]] * 20 + [images[1:9]]), k1=2, k2=1, mesh=mesh)
     np.testing.assert_array_equal(ties.search(images[:1], 5).index, [[0, 1, 2, 3, 4]])
 

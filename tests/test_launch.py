@@ -250,6 +250,10 @@ def test_an_unreadable_image_stops_the_run_before_training(run, tmp_path):
     [
         (["--config=configs/sysu.py:multishots"], "Did you mean 'multishot'?"),
         ([TINY, "--config.train.epoch=3"], 'Did you mean "epochs"'),
+        (["--config.train.epoch=3"], 'Did you mean "epochs"'),
+        (["--config=configs/regdb.py", "--config.traine.epochs=3"], 'Did you mean "train"'),
+        (["--mode=evaluate", "--features=a.npz"], "--features is for --mode=rank or report, not for evaluate"),
+        (["--config=configs/market.py", "--mode=doctor"], "the doctor examines sysu, regdb, llcm, not market1501"),
         ([TINY, "--config.data.identities=40"], "a batch needs 40 identities, the training set has 8"),
         ([TINY, "--config.data.height=6"], "smaller than the backbone's stride"),
         ([TINY, "--config.inference=cosin"], "'cosin' is none of cosine, euclidean, aim"),
@@ -331,16 +335,15 @@ def test_report_embed_and_search(run):
     launch(*where, at, "--mode=report")
     page = (folder / "work" / "report.html").read_text()
     assert "<script src" not in page
-    assert all(method in page for method in ("cosine", "sim", "k_reciprocal", "aim"))
+    assert all(method in page for method in ("cosine", "SIM", "k-reciprocal", "AIM"))
     assert (folder / "work" / "figures" / "tsne-after.svg").exists()
     infrared, visible = folder / "data" / "cam3", folder / "data" / "cam1"
     launch(*where, at, "--mode=embed", f"--pictures={infrared}", "--modality=infrared", "--identities")
-    made, whole = (
-        features.load(folder / "work" / "features-cam3.npz"),
-        features.load(folder / "work" / "features-test.npz"),
-    )
-    row = whole.path.tolist().index(f"cam3/{made.path[made.identity == whole.identity[0]][0]}")
+    launch(*where, at, "--mode=extract")
+    made, whole = (features.load(folder / "work" / f"{name}.npz") for name in ("pictures-cam3", "features-test"))
+    row = int(np.flatnonzero(whole.camera == 3)[0])
     own = made.path.tolist().index(whole.path[row].removeprefix("cam3/"))
+    assert made.identity[own] == whole.identity[row]
     np.testing.assert_allclose(made.embedding[own], whole.embedding[row], rtol=1e-3, atol=1e-4)
     launch(*where, at, "--mode=search", f"--query={infrared}", f"--gallery={visible}", "--top=3")
     lines = (folder / "work" / "ranked-aim.csv").read_text().splitlines()

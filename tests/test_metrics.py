@@ -168,3 +168,18 @@ def test_trials_keep_each_query_and_the_whole_curve(unique):
         assert score["map"] == pytest.approx(100 * np.mean([row[3] for row in rows]), rel=1e-5)
         assert score["minp"] == pytest.approx(100 * np.mean([row[4] for row in rows]), rel=1e-5)
         assert (score["queries"], score["gallery"]) == (len(rows), len(gallery))
+
+
+def test_distractors_of_one_identity_change_nothing_but_places():
+    """Thousands of images under one number that nobody asks for, as in Market-1501."""
+    random = np.random.default_rng(0)
+    gallery = np.concatenate([np.zeros(300, np.int32), random.integers(1, 9, 60).astype(np.int32)])
+    query = random.integers(1, 9, 20).astype(np.int32)
+    distance = random.standard_normal((20, 360)).astype(np.float32)
+    valid = random.random((20, 360)) < 0.9
+    found = rank_metrics(distance, query, gallery, valid)
+    split = rank_metrics(distance, query, np.where(gallery == 0, np.arange(360) + 100, gallery), valid)
+    for name in ("rank", "average_precision", "inverse_negative_penalty", "matched"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(split, name))
+    nobody = rank_metrics(distance, query + 1000, gallery, valid)
+    assert not nobody.matched.any()

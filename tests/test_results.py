@@ -157,3 +157,17 @@ def test_table():
         "all       infrared to visible  single  cosine                 1     3803      301  100.00    90.00    95.00"
         "  60.00  40.00",
     ]
+
+
+def test_a_picture_in_several_folds_is_one_query():
+    """The test halves of RegDB's folds have pictures in common, each in rows of its own."""
+    per_query = [
+        {"query": np.array([0, 1]), "rank1": [1, 0], "ap": [1.0, 0.2], "inp": [1.0, 0.2]},
+        {"query": np.array([2, 3]), "rank1": [0, 1], "ap": [0.5, 0.8], "inp": [0.5, 0.8]},
+    ]
+    trials = [trial(50.0) | {"per_query": found} for found in per_query]
+    line = row(per_trial=trials, path=np.array(["b", "a", "b", "c"]), identity=np.array([2, 1, 2, 3]))
+    assert line["per_query"]["query"] == ["b", "a", "c"]
+    assert line["per_query"]["identity"] == [2, 1, 3]
+    assert line["per_query"]["ap"] == [0.75, 0.2, 0.8]
+    assert line["per_query"]["rank1"] == [0.5, 0.0, 1.0]

@@ -109,6 +109,8 @@ class Gallery:
     def add(self, embedding: Float[Array, "m d"]) -> Gallery:
         """The gallery with more images at its end, as if all had been built together. Raises as `build`."""
         rows = unit_rows(finite(embedding, "gallery", self.embedding.shape[1]))
+        if not len(rows):
+            return self
         whole = dataclasses.replace(self, embedding=np.concatenate([self.embedding, rows]))
         spare = self.lists.index.shape[1] - min(len(self), max(self.k1, self.k2) + 1)
         width = min(len(whole), max(self.k1, self.k2) + 1 + spare)

@@ -38,6 +38,8 @@ def save(folder: str | os.PathLike, about: dict[str, Any], arrays: dict[str, np.
         raise StorageError(f"{folder} holds other files and no {MANIFEST}, expected a gallery or an empty folder")
     if (folder / MANIFEST).exists():
         manifest(folder)  # someone else's gallery.json is not ours to replace
+    if len(arrays["column"]) > np.iinfo(np.int32).max:
+        raise StorageError(f"{folder}: {len(arrays['column'])} entries, expected at most {np.iinfo(np.int32).max}")
     folder.mkdir(parents=True, exist_ok=True)
     listed = {}
     for name, dtype in ARRAYS.items():
