@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,11 +16,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline.index import Index, Setting
 from input_pipeline.source import Source
-from saai_jax import (
-    affinity,
-    evaluate,
-    torch_weights,
-)
+from saai_jax import affinity, evaluate, torch_weights
 from saai_jax.checkpoint import CheckpointError, Checkpoints, read_config, refuse_other_run
 from saai_jax.log import progress
 from saai_jax.models.saai import SAAI, feature_map
@@ -102,15 +99,26 @@ def trained(config: ConfigDict, workdir: str) -> tuple[SAAI, dict]:
 
 def embed(config: ConfigDict, model: SAAI, variables: dict, index: Index, split: str) -> np.ndarray:
     """Retrieval features f32[n d] of a split, with a bar."""
-    size = config.eval.batch
-    batches = source_of(config).eval_batches(index, split, size)
-    bar = progress(batches, total=-(-len(index) // size), description=f"embed {split}")
+    batches = source_of(config).eval_batches(index, split, config.eval.batch)
+    return embed_batches(config, model, variables, batches, len(index), split)
+
+
+def embed_batches(
+    config: ConfigDict, model: SAAI, variables: dict, batches: Iterable[Any], images: int, name: str
+) -> np.ndarray:
+    """Retrieval features f32[n d] of so many images in batches of config.eval.batch, with a bar of that name."""
+    bar = progress(batches, total=-(-images // config.eval.batch), description=f"embed {name}")
     return evaluate.extract(model, variables, bar)
 
 
 def settings_of(config: ConfigDict, index: Index) -> list[Setting]:
     """What the configuration reports of a test set."""
     return source_of(config).settings(index, config.eval.search, config.eval.shots, config.eval.protocol)
+
+
+def largest(settings: list[Setting]) -> Setting:
+    """The setting whose pictures show most: the largest gallery, of SYSU-MM01 all-search multi-shot."""
+    return max(settings, key=lambda s: len(s.trials[0].gallery))
 
 
 class Inference(NamedTuple):

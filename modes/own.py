@@ -12,17 +12,8 @@ from input_pipeline import pictures as own_pictures
 from input_pipeline.batches import eval_batches
 from input_pipeline.images import refuse_unreadable
 from input_pipeline.index import Index
-from modes.building import (
-    inferences_of,
-    trained,
-)
-from saai_jax import (
-    affinity,
-    evaluate,
-    features,
-    search,
-)
-from saai_jax.log import progress
+from modes.building import embed_batches, inferences_of, trained
+from saai_jax import affinity, features, search
 from saai_jax.models.saai import SAAI
 
 FLAGS = flags.FLAGS
@@ -35,13 +26,12 @@ def embed_folder(
 
     model, variables: as `building.trained` gives them. identities: first-level folders are named by identity.
     """
-    d, size = config.data, config.eval.batch
+    d = config.data
     index = own_pictures.read_folder(folder, modality, identities=identities)
     images = own_pictures.Pictures(folder, index)
     refuse_unreadable(images, folder, d.threads)
-    how = {"height": d.height, "width": d.width, "batch": size, "threads": d.threads, "workers": d.workers}
-    bar = progress(eval_batches(images, index, **how), total=-(-len(index) // size), description=f"embed {folder}")
-    embedding = evaluate.extract(model, variables, bar)
+    how = {"height": d.height, "width": d.width, "batch": config.eval.batch, "threads": d.threads, "workers": d.workers}
+    embedding = embed_batches(config, model, variables, eval_batches(images, index, **how), len(index), folder)
     return features.Features(embedding, index.identity, index.camera, index.modality, index.path)
 
 

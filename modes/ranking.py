@@ -12,24 +12,8 @@ from ml_collections import ConfigDict
 
 from input_pipeline import custom
 from input_pipeline.index import Index, Setting
-from modes.building import (
-    COSINE,
-    Inference,
-    embed,
-    inferences,
-    settings_of,
-    source_of,
-    trained,
-)
-from saai_jax import (
-    comparison,
-    evaluate,
-    feature_files,
-    features,
-    plots,
-    report,
-    results,
-)
+from modes.building import COSINE, Inference, embed, inferences, largest, settings_of, source_of, trained
+from saai_jax import comparison, evaluate, feature_files, features, plots, report, results
 from saai_jax.log import progress, read_metrics
 from saai_jax.models.saai import SAAI
 
@@ -66,10 +50,10 @@ def rank(
 
     extra: embeddings to rank by cosine beside the model's, by the name of their row.
     """
-    if "k_reciprocal" in config.inference.split(","):
-        logging.warning("k_reciprocal looks at all queries at once: not comparable with methods that see one at a time")
     plans = [(s, other, name, COSINE) for s in settings for name, other in extra.items()]
     plans += [(s, embedding, name, how) for s in settings for name, how in inferences(config, s).items()]
+    if any(name == "k_reciprocal" for _, _, name, _ in plans):
+        logging.warning("k_reciprocal looks at all queries at once: not comparable with methods that see one at a time")
     plans.sort(key=lambda plan: settings.index(plan[0]))  # stable: a setting's rows together, baselines first
     rows = [row(s, index, e, *rest) for s, e, *rest in progress(plans, total=len(plans), description="rank")]
     file = os.path.join(workdir, "results.json")
@@ -78,11 +62,17 @@ def rank(
     logging.info("wrote %s", file)
 
 
-def pictures(config: ConfigDict, model: SAAI, variables: dict, index: Index, embedding: np.ndarray, workdir: str):
-    """Writes curves.png, ranked.png and attention.png."""
+def pictures(
+    config: ConfigDict,
+    model: SAAI,
+    variables: dict,
+    index: Index,
+    embedding: np.ndarray,
+    setting: Setting,
+    workdir: str,
+):
+    """Writes curves.png, and ranked.png and attention.png of a setting's first trial."""
     source, file = source_of(config), functools.partial(os.path.join, workdir)
-    # The largest gallery shows most: all-search multi-shot of SYSU-MM01.
-    setting = max(settings_of(config, index), key=lambda s: len(s.trials[0].gallery))
     query, gallery = setting.trials[0]
     shown, load = report.examples(index.identity, query, gallery), functools.partial(source.pictures, index, "test")
     valid = setting.valid(index.identity[shown], index.camera[shown], index.identity[gallery], index.camera[gallery])
@@ -114,8 +104,8 @@ def evaluated(config: ConfigDict, workdir: str) -> tuple[Index, SAAI, dict, np.n
 
 def mode_evaluate(config: ConfigDict, workdir: str) -> None:
     """Ranks the test set with the run's weights and draws the pictures."""
-    index, model, variables, embedding, _ = evaluated(config, workdir)
-    pictures(config, model, variables, index, embedding, workdir)
+    index, model, variables, embedding, settings = evaluated(config, workdir)
+    pictures(config, model, variables, index, embedding, largest(settings), workdir)
 
 
 def mode_extract(config: ConfigDict, workdir: str) -> None:

@@ -8,17 +8,9 @@ import os
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from modes.building import (
-    inferences,
-    source_of,
-)
+from modes.building import inferences, largest, source_of
 from modes.ranking import evaluated, rank, read_features
-from saai_jax import (
-    features,
-    projection,
-    report,
-    results,
-)
+from saai_jax import features, projection, report, results
 
 FLAGS = flags.FLAGS
 
@@ -28,13 +20,13 @@ def mode_report(config: ConfigDict, workdir: str) -> None:
     file, shown = os.path.join(workdir, "report.html"), {}
     if FLAGS.features:
         index, embedding, settings = read_features(config)
+        if any(setting.protocol == "regdb-ten-folds" for setting in settings):
+            raise ValueError("a report draws the features of one network, expected one fold in --features, not ten")
         rank(config, index, embedding, workdir, settings, {})
     else:
         index, model, variables, embedding, settings = evaluated(config, workdir)
         load = functools.partial(source_of(config).pictures, index, "test")
-    setting = max(settings, key=lambda s: len(s.trials[0].gallery))
-    if setting.protocol == "regdb-ten-folds":
-        raise ValueError("a report draws the features of one network, expected one fold in --features, not ten")
+    setting = largest(settings)
     query, gallery = trial = setting.trials[0]
     if not FLAGS.features:
         rows, mapped = (

@@ -6,33 +6,18 @@ import json
 import os
 import sys
 
-from absl import flags, logging
+from absl import logging
 from ml_collections import ConfigDict
 
 from configs import ablation as ablations
 from input_pipeline.images import collect
 from input_pipeline.index import Index
 from input_pipeline.sampling import sampling_plan
-from modes.building import (
-    COSINE,
-    FREE,
-    IMAGENET,
-    embed,
-    inferences,
-    initial_state,
-    model_of,
-    settings_of,
-    source_of,
-)
+from modes.building import COSINE, FREE, IMAGENET, embed, inferences, initial_state, model_of, settings_of, source_of
 from modes.ranking import mode_evaluate, row
-from saai_jax import (
-    ablation,
-    train,
-)
+from saai_jax import ablation, train
 from saai_jax.checkpoint import Checkpoints, refuse_other_run, write_config
 from saai_jax.log import MetricsLog
-
-FLAGS = flags.FLAGS
 
 
 def refuse_late_failures(config: ConfigDict, test: Index, validation: Index | None) -> None:

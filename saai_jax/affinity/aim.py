@@ -24,6 +24,13 @@ def keep_largest(affinity: Float[Array, "n m"], k: int) -> Float[Array, "n m"]:
     return jnp.where(affinity >= kth, affinity, 0)
 
 
+def combined(query_gallery, removed, expanded, variant: str, scale=unit) -> Float[Array, "q g"]:
+    """The distance of what the two steps leave (Eq. 8 to 10); scale: rows to length 1, for "released"."""
+    if variant == "paper":
+        return 1 - query_gallery - jnp.matmul(removed, expanded, precision="highest")
+    return -dot(scale(removed), scale(expanded)) - query_gallery
+
+
 @functools.partial(jax.jit, static_argnames=("k1", "k2", "variant", "remove", "expand"))
 def _dense(query, gallery, *, k1: int, k2: int, variant: str, remove: bool, expand: bool):
     query_gallery, gallery_gallery = similarity(query, gallery), similarity(gallery, gallery)
@@ -36,9 +43,7 @@ def _dense(query, gallery, *, k1: int, k2: int, variant: str, remove: bool, expa
         for i in range(1, k2):
             expanded += kept[nearest[:, i]]
         kept = expanded / k2
-    if variant == "paper":
-        return 1 - query_gallery - jnp.matmul(removed, kept, precision="highest")
-    return -dot(unit(removed), unit(kept)) - query_gallery
+    return combined(query_gallery, removed, kept, variant)
 
 
 def aim(

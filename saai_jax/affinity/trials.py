@@ -53,7 +53,7 @@ def aim_trials(embedding: Float[Array, "n d"], trials: Trials, *, k1: int, k2: i
     queries, images, affinity = common
     k2 = k2 if how.get("expand", True) else 1
     # The lists of a trial's gallery are those of all images without the others: so much longer they have to be.
-    spare = int(4 * max(k1, k2) * len(images) / min(len(g) for _, g in trials) / 2)
+    spare = int(2 * max(k1, k2) * len(images) / min(len(g) for _, g in trials))
     whole = Gallery.build(embedding[images], k1=k1, k2=k2, variant=how.get("variant", "released"), spare=spare)
     for query, gallery in trials:
         columns = np.searchsorted(images, gallery)
