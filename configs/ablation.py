@@ -118,7 +118,8 @@ def ordered(plan: dict[str, dict[Label, list[Run]]]) -> list[Run]:
 
 def _run(config: ConfigDict, changes: dict[str, Any], seed: int) -> Run:
     new = config.copy_and_resolve_references()
-    del new["ablation"]
+    with new.unlocked():  # the command line locks what it gives
+        del new["ablation"]
     before = new.copy_and_resolve_references()
     new.update_from_flattened_dict(changes)
     new.seed = config.seed + seed

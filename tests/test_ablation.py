@@ -190,7 +190,7 @@ def test_a_study_is_written(tmp_path):
 
 
 def test_the_studies_are_the_papers_and_share_their_runs():
-    config = plans.get_config()
+    config = plans.get_config().lock()  # as the command line gives it
     plan = plans.plan(config)
     assert list(plan) == list(plans.STUDIES) == list(plans.TITLES)
     runs = plans.ordered(plan)

@@ -80,14 +80,14 @@ class Gallery:
         Raises ValueError for queries of another length or not finite; warns if top exceeds the gallery.
         """
         top = neighbour_counts(len(self), top=top)["top"]
-        found = self._run(query, tiles.nearest, top=top)
+        found = self._run(self._units(query), tiles.nearest, top=top)
         if not found:
             return Nearest(np.zeros((0, top), np.int32), np.zeros((0, top), np.float32))
         return Nearest(*(np.concatenate(x) for x in zip(*found, strict=True)))
 
     def distances(self, query: Float[Array, "q d"]) -> Float[np.ndarray, "q n"]:
         """AIM distances to all gallery images, as `aim` gives them. Raises as `search`."""
-        found = [distance[:, : len(self)] for (distance,) in self._run(query, tiles.whole)]
+        found = [distance[:, : len(self)] for (distance,) in self._run(self._units(query), tiles.whole)]
         return np.concatenate(found) if found else np.zeros((0, len(self)), np.float32)
 
     def revise(self, affinity: Float[Array, "q n"], width: int = 0) -> Float[Array, "q n"]:
@@ -234,9 +234,11 @@ class Gallery:
         """Queries whose entries in M, if they look at `width` rows of it, can be counted in 32 bits."""
         return max(1, (1 << 31) // (width * max(1, int(np.diff(self._factor.indptr).max()))) - 1)
 
+    def _units(self, query: Float[Array, "q d"]) -> Float[np.ndarray, "q d"]:
+        return unit_rows(finite(query, "query", self.embedding.shape[1]))
+
     def _run(self, query, kernel, width: int = 0, **how) -> list[tuple[np.ndarray, ...]]:
-        """What the kernel gives for every tile of the queries. width: as in `revise`."""
-        query = unit_rows(finite(query, "query", self.embedding.shape[1]))
+        """What the kernel gives for every tile of unit rows, which are scaled once: twice would be other bits."""
         k1, n, found = min(self.k1, len(self)), len(self), []
         width = min(n, width or k1 + 1)
         run = tiles.over(self.mesh, kernel, width=width, k1=k1, variant=self.variant, precision=self.precision, **how)
