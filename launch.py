@@ -6,13 +6,15 @@ import os
 import sys
 import time
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from input_pipeline.index import DataError
 from modes import own, ranking, reporting, training
-from saai_jax import features, results, torch_weights
+from saai_jax import features, parallel, results, torch_weights
 from saai_jax.checkpoint import CheckpointError
+from saai_jax.train import Stopped
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 EXPECTED = (
@@ -25,6 +27,8 @@ EXPECTED = (
     FloatingPointError,
     OSError,
 )
+STOPPED = 75  # exit code after SIGTERM: sysexits.h's "try again", for the same command goes on
+HEARTBEAT = 30  # seconds after which a silent process is taken for dead by the others
 FLAGS = flags.FLAGS
 
 MODES = {
@@ -51,6 +55,10 @@ USES = {
     "modality": ("embed", "search"),
     "pictures": ("embed",),
     "identities": ("embed",),
+    "accept_changes": ("train", "ablate"),
+    "coordinator": ("train", "evaluate", "extract"),
+    "processes": ("train", "evaluate", "extract"),
+    "process": ("train", "evaluate", "extract"),
 }
 
 flags.DEFINE_enum("mode", "train", [*MODES, "compare"], "What to do; train evaluates too.")
@@ -65,6 +73,36 @@ flags.DEFINE_bool("identities", False, "--mode=embed: folders directly below --p
 flags.DEFINE_integer("top", 10, "--mode=search: how many images are listed for a query.", lower_bound=1)
 flags.DEFINE_string("columns", "", "rank, report: their names of our fields, embedding=feat,identity=label,...")
 flags.DEFINE_list("infrared_cameras", [], "rank, report: cameras of infrared images, where no modality is stored.")
+flags.DEFINE_bool("accept_changes", False, "train, ablate: go on with a run whose configuration was another.")
+flags.DEFINE_string(
+    "coordinator", None, "Many processes: HOST:PORT of the first; auto asks the scheduler (SLURM, TPU)."
+)
+flags.DEFINE_integer("processes", None, "With --coordinator=HOST:PORT: how many processes there are.", lower_bound=1)
+flags.DEFINE_integer("process", None, "With --coordinator=HOST:PORT: which one this is, from 0.", lower_bound=0)
+
+
+def connect() -> None:
+    """Connects this process with the others, if there are any, before JAX looks for devices. Raises ValueError."""
+    address, number, own = FLAGS.coordinator, FLAGS.processes, FLAGS.process
+    if (number is None) != (own is None) or (number is not None and address in (None, "auto")):
+        raise ValueError("--processes and --process go together, with --coordinator=HOST:PORT")
+    if address and address != "auto" and number is None:
+        raise ValueError(f"--coordinator={address} needs --processes and --process")
+    if not address:
+        return
+    where = {} if address == "auto" else {"coordinator_address": address, "num_processes": number, "process_id": own}
+    jax.distributed.initialize(**where, heartbeat_timeout_seconds=HEARTBEAT)
+    if not parallel.primary():
+        logging.set_verbosity(logging.WARNING)
+
+
+def leave(code: int) -> None:
+    """Ends the process. One of many does not wait for the others, which may be waiting for it."""
+    sys.stderr.flush()
+    sys.stdout.flush()
+    if jax.process_count() > 1:
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(arguments: list[str]) -> None:
@@ -81,16 +119,27 @@ def main(arguments: list[str]) -> None:
         for flag, modes in USES.items():
             if FLAGS[flag].present and FLAGS.mode not in modes:
                 raise ValueError(f"--{flag} is for --mode={' or '.join(modes)}, not for {FLAGS.mode}")
+        connect()
         if FLAGS.mode == "compare":
             ranking.mode_compare(arguments[1:])
         elif arguments[1:]:
             raise ValueError(f"{arguments[1]!r} is no flag; did you mean --config={arguments[1]} or --features?")
         else:
             MODES[FLAGS.mode](FLAGS.config, workdir)
+    except Stopped as error:
+        print(f"launch.py: {error}", file=sys.stderr)
+        leave(STOPPED)
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        print(f"launch.py: process {jax.process_index()} stops, another one is gone: {error}", file=sys.stderr)
+        leave(1)
     except EXPECTED as error:
         if FLAGS.traceback:
             raise
-        sys.exit(f"launch.py: {error} (--traceback shows where)")
+        print(f"launch.py: {error} (--traceback shows where)", file=sys.stderr)
+        leave(1)
+    parallel.meet("the end")
     logging.info("%s took %.0f s", FLAGS.mode, time.monotonic() - started)
 
 

@@ -14,6 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     """The released recipe: ResNet-50 with MAM, 10 identities x 8 images, 160 epochs (docs/paper_versus_code.md)."""
     c = ml_collections.ConfigDict()
     c.seed = 0
+    c.on_nonfinite = "stop"  # or skip: leave out and count steps whose loss or gradient is not finite
     c.dataset = "sysu"  # whose layout and protocol: sysu, regdb, llcm; to rank only: market1501, dukemtmc, custom
 
     c.data = d = ml_collections.ConfigDict()

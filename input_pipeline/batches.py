@@ -22,11 +22,14 @@ class Batch(TypedDict):
 
 
 class Images(Protocol):
-    """Encoded image files by index row: `input_pipeline.images.Folder` or `input_pipeline.records.Packed`."""
+    """Pictures by index row: encoded files, or u8[h w 3] that need neither decoding nor resizing.
+
+    `input_pipeline.images.Folder` and `input_pipeline.records.Packed` are the former, `records.Resized` the latter.
+    """
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, i: int, /) -> bytes: ...
+    def __getitem__(self, i: int, /) -> bytes | np.ndarray: ...
 
 
 class Decoded:
@@ -41,9 +44,11 @@ class Decoded:
 
     def __getitem__(self, index) -> dict[str, np.ndarray]:
         row = int(self._rows[int(index)])
-        name = str(self._index.path[row])
+        image = self._images[row]
+        if isinstance(image, bytes):
+            image = resize(decode(image, str(self._index.path[row])), *self._size)
         return {
-            "image": resize(decode(self._images[row], name), *self._size),
+            "image": image,
             "identity": self._labels[row],
             "camera": self._index.camera[row],
             "modality": self._index.modality[row],
@@ -88,8 +93,16 @@ def train_batches(
 
 
 def eval_batches(
-    images: Images, index: Index, *, height: int, width: int, batch: int, threads: int = 8, workers: int = 0
+    images: Images,
+    index: Index,
+    *,
+    height: int,
+    width: int,
+    batch: int,
+    threads: int = 8,
+    workers: int = 0,
+    rows: slice = slice(None),
 ) -> Iterator[Batch]:
-    """Every image once, in index order; the last batch may be smaller."""
-    source = Decoded(images, index, np.arange(len(index)), height, width)
+    """Every image, or those of some rows, once, in index order; the last batch may be smaller."""
+    source = Decoded(images, index, np.arange(len(index))[rows], height, width)
     return _read(source, batch, threads, workers, False)

@@ -131,15 +131,15 @@ class Source:
         """Each fold of RegDB is a pack of its own."""
         return f"{self.dataset}-{self.fold}" if self.dataset == "regdb" else self.dataset
 
-    def train_batches(self, index: Index, rows: np.ndarray) -> Iterator[Batch]:
-        """The batches of a plan's rows i32[steps b]."""
+    def train_batches(self, index: Index, rows: np.ndarray, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
+        """The batches of a plan's rows i32[steps b], or one host's part of each."""
         size = {"height": self.height, "width": self.width, "threads": self.threads, "workers": self.workers}
-        return train_batches(self.images(index, "train"), index, rows, **size)
+        return train_batches(self.images(index, "train"), index, rows, host=host, hosts=hosts, **size)
 
-    def eval_batches(self, index: Index, split: str, batch: int) -> Iterator[Batch]:
-        """Every picture of a split once, in order."""
+    def eval_batches(self, index: Index, split: str, batch: int, rows: slice = slice(None)) -> Iterator[Batch]:
+        """Every picture of a split, or of some rows of it, once, in order."""
         size = {"height": self.height, "width": self.width, "threads": self.threads, "workers": self.workers}
-        return eval_batches(self.images(index, split), index, batch=batch, **size)
+        return eval_batches(self.images(index, split), index, batch=batch, rows=rows, **size)
 
     def pictures(self, index: Index, split: str, rows: np.ndarray) -> np.ndarray:
         """u8[* h w 3], the pictures of rows i32[*] of a split."""

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
@@ -16,7 +15,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline.index import Index, Setting
 from input_pipeline.source import Source
-from saai_jax import affinity, evaluate, torch_weights
+from saai_jax import affinity, evaluate, parallel, torch_weights
 from saai_jax.checkpoint import CheckpointError, Checkpoints, read_config, refuse_other_run
 from saai_jax.log import progress
 from saai_jax.models.saai import SAAI, feature_map
@@ -25,7 +24,7 @@ from saai_jax.state import TrainState, adam_l2, initial_variables, new_state
 # What a run may change when it goes on: where things are, what is reported and how often, not what is learned.
 FREE = ("inference", "eval.", "aim.", "sim.", "k_reciprocal.")
 FREE += ("data.root", "data.split_dir", "data.packed", "data.threads", "data.workers", "data.verify")
-FREE += ("train.log_every", "train.save_every", "train.validate_every")
+FREE += ("on_nonfinite", "train.log_every", "train.save_every", "train.validate_every")
 FREE += ("model.weights", "model.identities", "data.query_list", "data.gallery_list", "data.rule")
 # What does not matter any more once it is trained.
 TRAINED_FREE = (*FREE, "seed", "train.", "loss.", "augment.", "data.identities", "data.images", "data.published")
@@ -62,7 +61,7 @@ def initial_state(config: ConfigDict, model: SAAI) -> TrainState:
         variables, teacher = torch_weights.from_torch(stored, variables, partial="classifier.weight" not in stored)
     state = new_state(variables, adam_l2(config.train.weight_decay), teacher)
     # Fresh and restored states must be placed alike, or the step compiles twice.
-    return jax.device_put(state, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    return parallel.on_all(state, parallel.batch_mesh())
 
 
 def trained(config: ConfigDict, workdir: str) -> tuple[SAAI, dict]:
@@ -86,7 +85,7 @@ def trained(config: ConfigDict, workdir: str) -> tuple[SAAI, dict]:
         checkpoints.close()
         if state is not None:
             logging.info("weights of step %d in %s", int(state.step), folder)
-            return model, {"params": state.params, "batch_stats": state.batch_stats}
+            return model, parallel.here({"params": state.params, "batch_stats": state.batch_stats})
     classifier = torch_weights.read_pth(weights).get("classifier.weight") if weights else None
     if classifier is None:
         what = f"and {weights} is a backbone alone" if weights else "and --config.model.weights names no SAAI model"
@@ -94,13 +93,15 @@ def trained(config: ConfigDict, workdir: str) -> tuple[SAAI, dict]:
     model = model_of(config, len(classifier))
     logging.info("weights of %s", weights)
     state = initial_state(config, model)
-    return model, {"params": state.params, "batch_stats": state.batch_stats}
+    return model, parallel.here({"params": state.params, "batch_stats": state.batch_stats})
 
 
 def embed(config: ConfigDict, model: SAAI, variables: dict, index: Index, split: str) -> np.ndarray:
-    """Retrieval features f32[n d] of a split, with a bar."""
-    batches = source_of(config).eval_batches(index, split, config.eval.batch)
-    return embed_batches(config, model, variables, batches, len(index), split)
+    """Retrieval features f32[n d] of a split, with a bar; every process computes a part and has the whole."""
+    own = parallel.share(len(index))
+    batches = source_of(config).eval_batches(index, split, config.eval.batch, own)
+    part = embed_batches(config, model, variables, batches, own.stop - own.start, split)
+    return parallel.gathered(part, len(index))
 
 
 def embed_batches(

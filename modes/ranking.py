@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from input_pipeline import custom
 from input_pipeline.index import Index, Setting
 from modes.building import COSINE, Inference, embed, inferences, largest, settings_of, source_of, trained
-from saai_jax import comparison, evaluate, feature_files, features, plots, report, results
+from saai_jax import comparison, evaluate, feature_files, features, parallel, plots, report, results
 from saai_jax.log import progress, read_metrics
 from saai_jax.models.saai import SAAI
 
@@ -50,6 +50,8 @@ def rank(
 
     extra: embeddings to rank by cosine beside the model's, by the name of their row.
     """
+    if not parallel.primary():
+        return
     plans = [(s, other, name, COSINE) for s in settings for name, other in extra.items()]
     plans += [(s, embedding, name, how) for s in settings for name, how in inferences(config, s).items()]
     if any(name == "k_reciprocal" for _, _, name, _ in plans):
@@ -72,6 +74,8 @@ def pictures(
     workdir: str,
 ):
     """Writes curves.png, and ranked.png and attention.png of a setting's first trial."""
+    if not parallel.primary():
+        return
     source, file = source_of(config), functools.partial(os.path.join, workdir)
     query, gallery = setting.trials[0]
     shown, load = report.examples(index.identity, query, gallery), functools.partial(source.pictures, index, "test")
@@ -116,6 +120,8 @@ def mode_extract(config: ConfigDict, workdir: str) -> None:
         raise ValueError(f"eval.extract_split is {split!r}, this configuration has {', '.join(found)}")
     index = found[split]
     embedding = embed(config, *trained(config, workdir), index, split)
+    if not parallel.primary():
+        return
     file = os.path.join(workdir, f"features-{split}.npz")
     features.save(file, features.Features(embedding, index.identity, index.camera, index.modality, index.path))
     logging.info("wrote %d features of length %d to %s", *embedding.shape, file)

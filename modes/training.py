@@ -2,41 +2,96 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import sys
+from collections.abc import Iterator
 
-from absl import logging
+import jax
+from absl import flags, logging
 from ml_collections import ConfigDict
 
 from configs import ablation as ablations
 from input_pipeline.images import collect
 from input_pipeline.index import Index
-from input_pipeline.sampling import sampling_plan
+from input_pipeline.sampling import Plan, sampling_plan
 from modes.building import COSINE, FREE, IMAGENET, embed, inferences, initial_state, model_of, settings_of, source_of
 from modes.ranking import mode_evaluate, row
-from saai_jax import ablation, train
-from saai_jax.checkpoint import Checkpoints, refuse_other_run, write_config
-from saai_jax.log import MetricsLog
+from saai_jax import ablation, parallel, train
+from saai_jax.checkpoint import CheckpointError, Checkpoints, refuse_other_run, write_config
+from saai_jax.log import MetricsLog, read_metrics, replacing
+
+FLAGS = flags.FLAGS
 
 
 def refuse_late_failures(config: ConfigDict, test: Index, validation: Index | None) -> None:
     """Looks at everything that the evaluation will need before hours are spent on training."""
     for setting in settings_of(config, test):
         inferences(config, setting)
+    if config.on_nonfinite not in ("stop", "skip"):
+        raise ValueError(f"on_nonfinite is {config.on_nonfinite!r}, expected 'stop' or 'skip'")
     if config.eval.checkpoint not in ("last", "best"):
         raise ValueError(f"eval.checkpoint is {config.eval.checkpoint!r}, expected 'last' or 'best'")
     if config.eval.checkpoint == "best" and validation is None:
         raise ValueError("eval.checkpoint=best needs identities to choose by: add the preset 'validate'")
 
 
+@contextlib.contextmanager
+def explained(workdir: str, plan: Plan, index: Index) -> Iterator[None]:
+    """Writes not-finite-<step>.json, what led to a step that is not finite, before its error goes on."""
+    try:
+        yield
+    except train.NotFinite as error:
+        rows = plan.rows[error.step - 1]
+        columns = {name: getattr(index, name)[rows].tolist() for name in ("path", "identity", "camera", "modality")}
+        found = {
+            "step": error.step,
+            "epoch": int(plan.epoch[error.step - 1]),
+            "terms": {name: str(value) for name, value in error.terms.items()},  # JSON has no NaN
+            "rows": rows.tolist(),
+            **columns,
+        }
+        file = os.path.join(workdir, f"not-finite-{error.step}.json")
+        if parallel.primary():
+            with replacing(file) as temporary:
+                temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        raise FloatingPointError(
+            f"{error}. {file} has its images; the last checkpoint is whole. --config.on_nonfinite=skip leaves such "
+            "steps out"
+        ) from error
+
+
+@contextlib.contextmanager
+def alone(workdir: str) -> Iterator[None]:
+    """Holds the workdir for this run. Raises CheckpointError if another one that is under way holds it."""
+    os.makedirs(workdir, exist_ok=True)
+    with open(os.path.join(workdir, ".lock"), "w") as lock:
+        try:
+            if parallel.primary():
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(f"{workdir}: another run is training there; use another --workdir") from None
+        yield
+
+
 def mode_train(config: ConfigDict, workdir: str) -> None:
     """Trains, or goes on where the run in workdir stopped, and evaluates."""
+    with alone(workdir):
+        trained_in(config, workdir)
+    mode_evaluate(config, workdir)
+
+
+def trained_in(config: ConfigDict, workdir: str) -> None:
+    """Trains to the end in a workdir that nobody else writes to."""
     c, t, source, file = config, config.train, source_of(config), os.path.join(workdir, "config.json")
     splits = source.splits(c.data.images // 2)
     index, validation = splits["train"], splits.get("validation")
     refuse_late_failures(c, splits["test"], validation)
     shape = {"identities": c.data.identities, "images": c.data.images, "epochs": t.epochs, "seed": c.seed}
+    mesh = parallel.batch_mesh()
+    parallel.check_divides(c.data.identities * c.data.images, mesh)
     plan = sampling_plan(index.identity, index.modality, **shape)
     c.model.identities = int(index.labels().max()) + 1
     model = model_of(c, c.model.identities)
@@ -53,10 +108,11 @@ def mode_train(config: ConfigDict, workdir: str) -> None:
         source.verify(splits)
     checkpoints = Checkpoints(os.path.join(workdir, "checkpoints"))
     fresh = initial_state(c, model)
-    if checkpoints.any():
-        refuse_other_run(file, json.loads(c.to_json()), FREE)
+    if checkpoints.steps():
+        refuse_other_run(file, json.loads(c.to_json()), FREE, accept=FLAGS.accept_changes)
     state = checkpoints.restore(fresh) or fresh
-    write_config(file, json.loads(c.to_json()))
+    if parallel.primary():
+        write_config(file, json.loads(c.to_json()))
     start = int(state.step)
     if start:
         logging.info("going on after step %d of %d", start, len(plan.rows))
@@ -67,10 +123,12 @@ def mode_train(config: ConfigDict, workdir: str) -> None:
         scored = row(source.validation_setting(validation), validation, vector, "cosine", COSINE)
         return {key: scored[key] for key in ("rank1", "map")}
 
-    with MetricsLog(os.path.join(workdir, "metrics.jsonl"), start) as log:
+    metrics = os.path.join(workdir, "metrics.jsonl") if parallel.primary() else os.devnull
+    hosts = {"host": jax.process_index(), "hosts": jax.process_count()}
+    with MetricsLog(metrics, start) as log, parallel.termination() as stop, explained(workdir, plan, index):
         state = train.fit(
             state,
-            source.train_batches(index, plan.rows[start:]),
+            source.train_batches(index, plan.rows[start:], **hosts),
             plan.epoch,
             train.learning_rate(
                 plan.epoch, base=t.learning_rate, warmup=t.warmup, milestones=t.milestones, decay=t.decay
@@ -79,15 +137,21 @@ def mode_train(config: ConfigDict, workdir: str) -> None:
             model=model,
             recipe=train.Recipe(**c.loss, **c.augment, weight_decay=t.weight_decay),
             seed=c.seed,
+            mesh=mesh,
             checkpoints=checkpoints,
             log=log,
             log_every=t.log_every,
             save_every=t.save_every,
             validate=validate if validation is not None else None,
             validate_every=t.validate_every,
+            skip_not_finite=c.on_nonfinite == "skip",
+            stop=stop,
         )
     checkpoints.close()
-    mode_evaluate(c, workdir)
+    if left_out := [entry["step"] for entry in read_metrics(metrics) if entry["kind"] == "skipped"]:
+        logging.warning(
+            "%d of %d steps were left out, their loss or gradient was not finite", len(left_out), len(plan.rows)
+        )
 
 
 def mode_ablate(config: ConfigDict, workdir: str) -> None:

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int, UInt8
 
+from saai_jax import parallel
 from saai_jax.augment import LUMINANCE, normalise
 from saai_jax.metrics import cmc, rank_metrics
 
@@ -31,8 +33,20 @@ def embed(
 
 
 def extract(model: nn.Module, variables: dict, batches: Iterable[dict[str, np.ndarray]]) -> Float[np.ndarray, "n d"]:
-    """Retrieval features of all images, in the order of the batches."""
-    return np.concatenate([np.asarray(embed(model, variables, b["image"], b["modality"])[0]) for b in batches])
+    """Retrieval features of all images, in the order of the batches, each of which this process's devices share."""
+    mesh = parallel.batch_mesh(jax.local_devices())
+    variables, over = parallel.on_all(parallel.here(variables), mesh), NamedSharding(mesh, jax.P(parallel.AXIS))
+    rows, full = [], 0
+    for batch in batches:
+        number = len(batch["image"])
+        # Filled up, the last and smaller one needs no program of its own.
+        full = max(full, -(-number // mesh.size) * mesh.size)
+        image, modality = (
+            jax.device_put(np.pad(x, ((0, full - number), *((0, 0),) * (x.ndim - 1))), over)
+            for x in (batch["image"], batch["modality"])
+        )
+        rows.append(np.asarray(embed(model, variables, image, modality)[0])[:number])
+    return np.concatenate(rows)
 
 
 def pixels(batches: Iterable[dict[str, np.ndarray]]) -> Float[np.ndarray, "n d"]:

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from saai_jax import losses
+from saai_jax import losses, parallel
 from saai_jax.augment import Grayscale, augment
 from saai_jax.checkpoint import Checkpoints
 from saai_jax.log import MetricsLog, progress, say
@@ -96,7 +97,8 @@ def update(
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One optimiser step on normalised images; rate and follow are the learning and the teacher rate.
 
-    The teachers move before they are used and before the classifiers do, as released.
+    The teachers move before they are used and before the classifiers do, as released. A step whose loss or gradient is
+    not finite changes nothing but the step's number; metrics["finite"] is false then.
     """
     teacher = {
         name: (1 - follow) * mean + follow * state.params[f"{name}_classifier"]["kernel"]
@@ -109,7 +111,13 @@ def update(
     direction, opt_state = adam_l2(recipe.weight_decay).update(gradient, state.opt_state, state.params)
     params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
     metrics = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(gradient)}
-    return TrainState(state.step + 1, params, batch_stats, teacher, opt_state), metrics
+    finite = jnp.isfinite(loss) & jnp.isfinite(metrics["gradient_norm"])
+    new, old = (
+        (params, batch_stats, teacher, opt_state),
+        (state.params, state.batch_stats, state.teacher, state.opt_state),
+    )
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+    return TrainState(state.step + 1, *kept), metrics | {"finite": finite}
 
 
 @functools.partial(jax.jit, static_argnames=("model", "recipe"), donate_argnames="state")
@@ -134,6 +142,21 @@ def train_step(
     return update(state, image, batch["identity"], batch["modality"], rate, follow, model=model, recipe=recipe)
 
 
+class NotFinite(FloatingPointError):
+    """A step whose loss or gradient is not finite, counted from 1, with its terms by name."""
+
+    def __init__(self, step: int, terms: dict[str, float]):
+        super().__init__(f"the loss of step {step} is {terms['loss']}: {terms}")
+        self.step, self.terms = step, terms
+
+
+class Stopped(Exception):
+    """Training was asked to end after so many steps, and has saved them."""
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped after step {step}, which is saved; the same command goes on from there")
+
+
 def fit(
     state: TrainState,
     batches: Iterable[dict[str, np.ndarray]],
@@ -144,41 +167,74 @@ def fit(
     model: nn.Module,
     recipe: Recipe,
     seed: int,
+    mesh: Mesh,
     checkpoints: Checkpoints,
     log: MetricsLog,
     log_every: int,
     save_every: int,
     validate: Callable[[dict], dict[str, float]] | None,
     validate_every: int,
+    skip_not_finite: bool = False,
+    stop: Callable[[int], bool] = lambda step: False,
 ) -> TrainState:
     """Trains from state.step to the end of the plan and returns the last state.
 
-    epoch, rate, follow: of every step of the whole run; batches: those from state.step on. At the end of every
-    `validate_every`-th epoch `validate` scores the variables, and of every `save_every`-th, and whenever it was scored,
-    the state is saved; at the last step both are done. Raises FloatingPointError when a logged loss is not finite.
+    epoch, rate, follow: of every step of the whole run; batches: those from state.step on, this process's rows of them,
+    which are spread over the mesh. At the end of every `validate_every`-th epoch `validate` scores the variables, and
+    of every `save_every`-th, and whenever it was scored, the state is saved; at the last step both are done.
+
+    Raises NotFinite for a step whose loss or gradient is not finite, before anything of it is saved; skip_not_finite
+    leaves such steps out instead, unless all of an epoch are. Raises Stopped when `stop` of a step says so, after
+    saving it.
     """
     steps, start = len(epoch), int(state.step)
-    key = jax.random.key(seed)
+    key = parallel.on_all(jax.random.key(seed), mesh)
+    state = parallel.on_all(state, mesh)
     bar = progress(batches, total=steps, description="train", initial=start)
+    # Good steps of the epoch; of one that is resumed within, the earlier ones are taken to be.
+    unchecked, good = None, int(0 < start < steps and epoch[start] == epoch[start - 1])
+
+    def check(step: int, metrics: dict[str, Array]) -> int:
+        """1 for a good step, 0 for one that was left out."""
+        if bool(metrics["finite"]):
+            return 1
+        terms = {name: float(value) for name, value in metrics.items() if name != "finite"}
+        if not skip_not_finite:
+            raise NotFinite(step, terms)
+        log.write(step, "skipped", **{name: str(value) for name, value in terms.items()})
+        say("step %d is left out: %s", step, terms)
+        return 0
+
     for step, batch in enumerate(bar, start + 1):
         e = int(epoch[step - 1])
-        state, metrics = train_step(state, batch, rate[step - 1], follow[step - 1], key, model=model, recipe=recipe)
-        epoch_ends = step == steps or epoch[step] != e
-        if step % log_every == 0 or epoch_ends:
-            values = {name: float(value) for name, value in metrics.items()}
-            if not np.isfinite(list(values.values())).all():
-                raise FloatingPointError(f"the loss of step {step} is {values['loss']}: {values}")
-            log.write(step, "train", epoch=e, **values, learning_rate=float(rate[step - 1]))
-        if not epoch_ends:
+        spread = parallel.split(batch, mesh)
+        state, metrics = train_step(state, spread, rate[step - 1], follow[step - 1], key, model=model, recipe=recipe)
+        # One step late, so that the device never waits for the host to look.
+        good += check(*unchecked) if unchecked else 0
+        unchecked = step, metrics
+        epoch_ends, stopping = step == steps or epoch[step] != e, stop(step)
+        if not (step % log_every == 0 or epoch_ends or stopping):
             continue
+        unchecked, finite = None, check(step, metrics)
+        good += finite
+        if finite and (step % log_every == 0 or epoch_ends):
+            values = {name: float(value) for name, value in metrics.items() if name != "finite"}
+            log.write(step, "train", epoch=e, **values, learning_rate=float(rate[step - 1]))
         scores = {}
-        if validate and ((e + 1) % validate_every == 0 or step == steps):
-            scores = validate({"params": state.params, "batch_stats": state.batch_stats})
-            log.write(step, "validation", epoch=e, **scores)
-        shown = "".join(f", validation {name} {value:.2f}" for name, value in scores.items())
-        say("epoch %d: loss %.3f%s", e + 1, float(metrics["loss"]), shown)
+        if epoch_ends:
+            if not good:
+                raise FloatingPointError(f"epoch {e + 1}: no step had a finite loss and gradient")
+            good = 0
+            if validate and ((e + 1) % validate_every == 0 or step == steps):
+                scores = validate({"params": state.params, "batch_stats": state.batch_stats})
+                log.write(step, "validation", epoch=e, **scores)
+            shown = "".join(f", validation {name} {value:.2f}" for name, value in scores.items())
+            say("epoch %d: loss %.3f%s", e + 1, float(metrics["loss"]), shown)
         # Whatever was scored is saved, or the best one could be lost.
-        if scores or (e + 1) % save_every == 0 or step == steps:
+        if scores or stopping or (epoch_ends and ((e + 1) % save_every == 0 or step == steps)):
             checkpoints.save(step, state, scores)
+        if stopping:
+            checkpoints.wait()
+            raise Stopped(step)
     checkpoints.wait()
     return state

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from saai_jax import train
-from saai_jax.checkpoint import CheckpointError, Checkpoints, refuse_other_run, write_config
+from saai_jax import parallel, train
+from saai_jax.checkpoint import Checkpoints
 from saai_jax.log import MetricsLog, read_metrics
 from saai_jax.models.saai import SAAI, feature_map
 from saai_jax.state import adam_l2, initial_variables, new_state
@@ -35,7 +35,12 @@ def fresh(variables):
     return new_state(jax.tree.map(jnp.copy, variables), adam_l2(RECIPE.weight_decay))
 
 
-def run(state, folder, *, stop: int = STEPS):
+def equal(a, b) -> bool:
+    """Bit for bit."""
+    return jax.tree.all(jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), a, b))
+
+
+def run(state, folder, *, stop: int = STEPS, make=batch, devices: int = 1, until=lambda step: False, **how):
     """Trains to `stop` of a plan of STEPS with two-step epochs, saving each epoch."""
     epoch = np.arange(STEPS, dtype=np.int32) // 2
     checkpoints = Checkpoints(folder / "checkpoints")
@@ -43,19 +48,22 @@ def run(state, folder, *, stop: int = STEPS):
     with MetricsLog(folder / "metrics.jsonl", start) as log:
         state = train.fit(
             state,
-            (batch(step) for step in range(start, stop)),
+            (make(step) for step in range(start, stop)),
             epoch,
             train.learning_rate(epoch, base=1e-2, warmup=2, milestones=(2,), decay=0.1),
             train.teacher_rate(epoch, base=0.2),
             model=MODEL,
             recipe=RECIPE,
             seed=0,
+            mesh=parallel.batch_mesh(jax.devices()[:devices]),
             checkpoints=checkpoints,
             log=log,
             log_every=1,
             save_every=1,
             validate=lambda variables: {"map": float(jnp.abs(variables["params"]["neck"]["scale"]).mean())},
             validate_every=1,
+            stop=until,
+            **how,
         )
     checkpoints.close()
     return state
@@ -109,55 +117,83 @@ def test_a_stopped_run_continues_bit_for_bit(variables, tmp_path):
     checkpoints.close()
     assert int(restored.step) == 4
     parts = run(restored, tmp_path / "parts")
-    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), whole, parts))
+    assert equal(whole, parts)
     assert read_metrics(tmp_path / "whole" / "metrics.jsonl") == read_metrics(tmp_path / "parts" / "metrics.jsonl")
 
 
-def test_the_best_checkpoint_is_kept_beside_the_last(variables, tmp_path):
-    state, checkpoints = fresh(variables), Checkpoints(tmp_path)
-    assert checkpoints.restore(state) is None
-    for step, score in ((1, 10.0), (2, 30.0), (3, 20.0)):
-        checkpoints.save(step, state.replace(step=jnp.int32(step)), {"map": score})
-    assert int(checkpoints.restore(state, "last").step) == 3
-    assert int(checkpoints.restore(state, "best").step) == 2
-    checkpoints.close()
+NAN = 3  # the step whose rate is not a number in `poisoned` runs
 
 
-def test_best_without_scores_is_an_error(variables, tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, fresh(variables), {})
-    with pytest.raises(CheckpointError, match="no checkpoint has a validation score"):
-        checkpoints.restore(fresh(variables), "best")
-    checkpoints.close()
+def poisoned(step: int) -> dict[str, np.ndarray]:
+    """A step no network survives: identities that no classifier has give a loss of NaN."""
+    found = batch(step)
+    return found | {"identity": found["identity"] + 100} if step == NAN - 1 else found
 
 
-def test_a_state_of_another_model_is_refused(variables, tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, fresh(variables), {})
-    other = new_state(
-        initial_variables(SAAI(5, parts=3, stages=(1, 1), width=4, bottleneck=False), 32, 16, seed=0), adam_l2(0)
+def test_a_step_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(variables, tmp_path):
+    with pytest.raises(train.NotFinite, match="the loss of step 3 is nan") as caught:
+        run(fresh(variables), tmp_path / "poisoned", make=poisoned)
+    assert caught.value.step == NAN
+    assert np.isnan(caught.value.terms["shared"])
+    run(fresh(variables), tmp_path / "good", stop=NAN - 1)
+    states = [Checkpoints(tmp_path / name / "checkpoints").restore(fresh(variables)) for name in ("poisoned", "good")]
+    assert int(states[0].step) == NAN - 1
+    assert equal(*states)
+
+
+def test_a_step_that_is_not_finite_can_be_left_out(variables, tmp_path):
+    """The run goes on as if the step had not been, and says so in its metrics."""
+    state = run(fresh(variables), tmp_path, make=poisoned, skip_not_finite=True)
+    assert int(state.step) == STEPS
+    entries = read_metrics(tmp_path / "metrics.jsonl")
+    skipped = [entry for entry in entries if entry["kind"] == "skipped"]
+    assert [entry["step"] for entry in skipped] == [NAN]
+    assert skipped[0]["loss"] == "nan"
+    assert [entry["step"] for entry in entries if entry["kind"] == "train"] == [1, 2, 4, 5, 6]
+    before = run(fresh(variables), tmp_path / "before", stop=NAN - 1)
+    step = int(before.step)
+    after, metrics = train.train_step(
+        jax.tree.map(jnp.copy, before), poisoned(step), 0.1, 0.1, jax.random.key(0), model=MODEL, recipe=RECIPE
     )
-    with pytest.raises(CheckpointError, match="cannot be read as this configuration's model: .*shape"):
-        checkpoints.restore(other)
-    checkpoints.close()
+    assert not metrics["finite"]
+    assert int(after.step) == step + 1
+    assert equal(after.replace(step=before.step), before)
 
 
-def test_a_changed_configuration_is_refused_by_key(tmp_path):
-    file = tmp_path / "config.json"
-    write_config(file, {"train": {"epochs": 3}, "data": {"root": "a", "size": (1, 2)}})
-    refuse_other_run(file, {"train": {"epochs": 3}, "data": {"root": "b", "size": (1, 2)}}, ["data.root"])
-    with pytest.raises(CheckpointError, match=r"train.epochs was 3 and is 4"):
-        refuse_other_run(file, {"train": {"epochs": 4}, "data": {"root": "b", "size": (1, 2)}}, ["data.root"])
-    file.write_text("{")
-    with pytest.raises(CheckpointError, match="config.json: the configuration of a run cannot be read"):
-        refuse_other_run(file, {}, [])
+def test_an_epoch_without_a_good_step_is_an_error(variables, tmp_path):
+    broken = fresh(variables)
+    broken = broken.replace(params=jax.tree.map(lambda x: x * jnp.nan, broken.params))
+    with pytest.raises(FloatingPointError, match="epoch 1: no step had a finite loss"):
+        run(broken, tmp_path, skip_not_finite=True)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(variables, tmp_path):
-    state = fresh(variables)
-    broken = state.replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
-    with pytest.raises(FloatingPointError, match="the loss of step 1 is nan"):
-        run(broken, tmp_path)
+def test_a_run_asked_to_stop_saves_first_and_continues_bit_for_bit(variables, tmp_path):
+    whole = run(fresh(variables), tmp_path / "whole")
+    with pytest.raises(train.Stopped, match="stopped after step 3"):
+        run(fresh(variables), tmp_path / "parts", until=lambda step: step == 3)
+    restored = Checkpoints(tmp_path / "parts" / "checkpoints").restore(fresh(variables))
+    assert int(restored.step) == 3
+    assert equal(run(restored, tmp_path / "parts"), whole)
+    assert read_metrics(tmp_path / "whole" / "metrics.jsonl") == read_metrics(tmp_path / "parts" / "metrics.jsonl")
+
+
+def test_devices_share_a_batch_and_agree_with_one(variables, tmp_path):
+    """Statistics, class centres and modality BatchNorm are those of the whole batch: 8 devices with a row each."""
+    one, eight = (run(fresh(variables), tmp_path / str(n), devices=n) for n in (1, 8))
+    assert len(jax.tree.leaves(eight.params)[0].sharding.device_set) == 8
+    assert all(x.is_fully_replicated for x in jax.tree.leaves(eight))
+    for name in ("params", "batch_stats", "teacher"):
+        for a, b in zip(jax.tree.leaves(getattr(one, name)), jax.tree.leaves(getattr(eight, name)), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+    a, b = (read_metrics(tmp_path / n / "metrics.jsonl")[0] for n in "18")
+    np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-6)
+
+
+def test_a_batch_that_cannot_be_spread_is_refused():
+    mesh = parallel.batch_mesh(jax.devices()[:3])
+    parallel.check_divides(9, mesh)
+    with pytest.raises(ValueError, match="a batch of 8 images cannot be spread evenly over 3 devices"):
+        parallel.check_divides(8, mesh)
 
 
 def test_one_program_serves_every_step(variables):

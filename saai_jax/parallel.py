@@ -1,0 +1,90 @@
+"""One program on all devices of all processes: a batch is split over them, everything else is whole on each."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Float
+
+AXIS = "batch"  # the mesh axis over which the images of a batch are spread
+Tree = TypeVar("Tree")
+
+
+def batch_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh over which batches are spread: the given devices, by default all, in the order of their processes."""
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def on_all(tree: Tree, mesh: Mesh) -> Tree:
+    """The arrays, which every process has, whole on each device of the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, jax.P()))
+
+
+def here(tree: Tree) -> Tree:
+    """This process's own copies of arrays that are whole on each device."""
+    return jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree)
+
+
+def split(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """A batch's rows spread over the mesh; each process gives its own, those of the first process come first."""
+    over = NamedSharding(mesh, jax.P(AXIS))
+    return {name: jax.make_array_from_process_local_data(over, array) for name, array in batch.items()}
+
+
+def check_divides(batch: int, mesh: Mesh) -> None:
+    """Raises ValueError for a batch that cannot be spread evenly."""
+    if batch % mesh.size:
+        raise ValueError(
+            f"a batch of {batch} images cannot be spread evenly over {mesh.size} devices; change data.identities, "
+            "data.images, or the devices that JAX sees (CUDA_VISIBLE_DEVICES)"
+        )
+
+
+def primary() -> bool:
+    """Whether this process is the one that writes files."""
+    return jax.process_index() == 0
+
+
+def meet(name: str) -> None:
+    """Waits until every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def share(rows: int) -> slice:
+    """The rows that are this process's part of so many, contiguous and as equal as can be."""
+    first, last = (i * rows // jax.process_count() for i in (jax.process_index(), jax.process_index() + 1))
+    return slice(first, last)
+
+
+def gathered(part: Float[np.ndarray, "r d"], rows: int) -> Float[np.ndarray, "n d"]:
+    """All rows on every process, from the `share` that each of them has."""
+    if jax.process_count() == 1:
+        return part
+    longest = -(-rows // jax.process_count())
+    parts = multihost_utils.process_allgather(np.pad(part, ((0, longest - len(part)), (0, 0))))
+    bounds = [i * rows // jax.process_count() for i in range(jax.process_count() + 1)]
+    return np.concatenate([p[: b - a] for p, a, b in zip(parts, bounds, bounds[1:], strict=False)])
+
+
+@contextlib.contextmanager
+def termination() -> Iterator[Callable[[int], bool]]:
+    """Within the block SIGTERM ends nothing, but makes this function of the step true, at one step in all processes."""
+    if jax.process_count() > 1:
+        # JAX took the signal over when the processes were connected, and agrees on a step among them.
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+    try:
+        yield lambda step: bool(received)
+    finally:
+        signal.signal(signal.SIGTERM, before)

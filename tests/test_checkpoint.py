@@ -1,0 +1,138 @@
+"""Checkpoints: which are kept, and that one which is not what was written is never used."""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_train import MODEL
+
+from saai_jax.checkpoint import CheckpointError, Checkpoints, digest, refuse_other_run, write_config
+from saai_jax.models.saai import SAAI
+from saai_jax.state import adam_l2, initial_variables, new_state
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return initial_variables(MODEL, 32, 16, seed=0)
+
+
+def fresh(variables, step: int = 0):
+    state = new_state(jax.tree.map(jnp.copy, variables), adam_l2(0))
+    return state.replace(step=jnp.int32(step), params=jax.tree.map(lambda x: x + step, state.params))
+
+
+@pytest.fixture(scope="module")
+def saved(variables, tmp_path_factory):
+    """A folder with the checkpoints of steps 2 (the best), 3 and 4."""
+    folder = tmp_path_factory.mktemp("saved") / "checkpoints"
+    checkpoints = Checkpoints(folder)
+    for step, score in ((1, 10.0), (2, 30.0), (3, 20.0), (4, 5.0)):
+        checkpoints.save(step, fresh(variables, step), {"map": score})
+    checkpoints.close()
+    return folder
+
+
+def files_of(step: int, folder: Path) -> list[str]:
+    return sorted(
+        os.path.relpath(os.path.join(at, name), folder)
+        for at, _, names in os.walk(folder / str(step))
+        for name in names
+    )
+
+
+def test_two_last_checkpoints_and_the_best_are_kept(variables, saved):
+    checkpoints = Checkpoints(saved)
+    assert checkpoints.steps() == [2, 3, 4]
+    for which, step in (("last", 4), ("best", 2)):
+        assert digest(checkpoints.restore(fresh(variables), which)) == digest(fresh(variables, step))
+    with pytest.raises(CheckpointError, match="expected 'last' or 'best'"):
+        checkpoints.restore(fresh(variables), "first")
+
+
+def test_a_new_run_has_none(variables, tmp_path):
+    assert Checkpoints(tmp_path / "new").restore(fresh(variables)) is None
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_damaged_checkpoint_is_never_used(variables, saved, tmp_path, caplog, seed):
+    """A file lost, cut short or changed in one bit: the last one is whole all the same, or the one before it serves.
+
+    Then training goes on, and what was damaged is out of its way.
+    """
+    random, folder = np.random.default_rng(seed), tmp_path / "checkpoints"
+    shutil.copytree(saved, folder)
+    # The largest file holds the arrays, where orbax itself sees no change.
+    files = files_of(4, folder)
+    file = folder / (max(files, key=lambda f: (folder / f).stat().st_size) if seed < 4 else random.choice(files))
+    content = bytearray(file.read_bytes())
+    if seed % 3 == 0 and content:
+        content[random.integers(len(content))] ^= 1 << random.integers(8)
+        file.write_bytes(content)
+    elif seed % 3 == 1:
+        file.write_bytes(content[: len(content) // 2])
+    else:
+        file.unlink()
+    checkpoints = Checkpoints(folder)
+    with caplog.at_level(logging.WARNING):
+        state = checkpoints.restore(fresh(variables))
+    step = int(state.step)
+    assert digest(state) == digest(fresh(variables, step))
+    assert step == (3 if "the checkpoint of step 4 is damaged" in caplog.text else 4)
+    assert step == 3 or seed >= 4
+    checkpoints.save(step + 1 if step == 3 else 5, fresh(variables, 5), {})
+    checkpoints.close()
+    assert digest(Checkpoints(folder).restore(fresh(variables))) == digest(fresh(variables, 5))
+    assert (tmp_path / "checkpoints-damaged").exists() == (step == 3)
+
+
+def test_no_whole_checkpoint_is_an_error(variables, saved, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(saved, folder)
+    for step in (2, 3, 4):
+        (folder / str(step) / "state" / "_METADATA").unlink()
+    with pytest.raises(CheckpointError, match=r"no checkpoint is whole; damaged: \[4, 3, 2\]"):
+        Checkpoints(folder).restore(fresh(variables))
+
+
+def test_a_disk_that_takes_no_more_is_one_clear_error(variables, saved, tmp_path):
+    """A file where the folder should be: nothing can be written there, whoever asks."""
+    (tmp_path / "checkpoints").write_text("")
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    with pytest.raises(CheckpointError, match="checkpoints: step 1 cannot be saved"):
+        checkpoints.save(1, fresh(variables, 1), {})
+
+
+def test_best_without_scores_is_an_error(variables, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, fresh(variables), {})
+    with pytest.raises(CheckpointError, match="no checkpoint has a validation score"):
+        checkpoints.restore(fresh(variables), "best")
+    checkpoints.close()
+
+
+def test_a_state_of_another_model_is_refused(variables, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, fresh(variables), {})
+    other = new_state(
+        initial_variables(SAAI(5, parts=3, stages=(1, 1), width=4, bottleneck=False), 32, 16, seed=0), adam_l2(0)
+    )
+    with pytest.raises(CheckpointError, match="cannot be read as this configuration's model: .*shape"):
+        checkpoints.restore(other)
+    checkpoints.close()
+
+
+def test_a_changed_configuration_is_refused_by_key(tmp_path):
+    file = tmp_path / "config.json"
+    write_config(file, {"train": {"epochs": 3}, "data": {"root": "a", "size": (1, 2)}})
+    refuse_other_run(file, {"train": {"epochs": 3}, "data": {"root": "b", "size": (1, 2)}}, ["data.root"])
+    with pytest.raises(CheckpointError, match=r"train.epochs was 3 and is 4"):
+        refuse_other_run(file, {"train": {"epochs": 4}, "data": {"root": "b", "size": (1, 2)}}, ["data.root"])
+    file.write_text("{")
+    with pytest.raises(CheckpointError, match="config.json: the configuration of a run cannot be read"):
+        refuse_other_run(file, {}, [])
