@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import time
@@ -97,19 +98,22 @@ def connect() -> None:
 
 
 def leave(code: int) -> None:
-    """Ends the process. One of many does not wait for the others, which may be waiting for it."""
-    sys.stderr.flush()
+    """Ends the process now: threads of a failed save, or the other processes, may be waiting for what never comes."""
+    for child in multiprocessing.active_children():
+        child.terminate()
     sys.stdout.flush()
-    if jax.process_count() > 1:
-        os._exit(code)
-    sys.exit(code)
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def main(arguments: list[str]) -> None:
     """Runs the mode; an expected error is one message, not a traceback."""
     logging.set_verbosity(logging.INFO)
-    # The libraries log every step they take to the same place; of theirs only warnings are for the user.
-    logging.get_absl_handler().addFilter(lambda r: r.levelno >= 30 or "site-packages" not in r.pathname)
+    # The libraries log every step they take to the same place; of theirs only warnings are for the user, and of orbax's
+    # errors the one that is raised.
+    logging.get_absl_handler().addFilter(
+        lambda r: "site-packages" not in r.pathname or (r.levelno >= 30 and "orbax" not in r.pathname)
+    )
     name = config_flags.get_config_filename(FLAGS["config"])
     name = os.path.basename(name).replace(".py", "").replace(":", "-")
     # What ranks other people's features must not write over a run's own results.

@@ -4,30 +4,47 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import os
-from collections.abc import Callable
 from itertools import combinations
-from pathlib import Path
-from typing import TypeVar
+from pathlib import Path, PurePath
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from input_pipeline import llcm, regdb, sysu
-from input_pipeline.images import Folder, decode, some
+from input_pipeline.images import FORMATS, SUFFIXES, Folder, decode, some
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index
-
-T = TypeVar("T")
+from input_pipeline.lists import NUMBER
 
 DATASETS = {"sysu": sysu, "regdb": regdb, "llcm": llcm}
+# Where pictures are; the folder that one is in is named by its identity, in all three.
+PICTURES = {
+    "sysu": ("cam[1-6]/*/*",),
+    "regdb": ("Visible/*/*", "Thermal/*/*"),
+    "llcm": ("vis/*/*", "nir/*/*", "test_vis/cam?/*/*", "test_nir/cam?/*/*"),
+}
+NAMES = {VISIBLE: "visible", INFRARED: "infrared"}
+ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
+# What decode makes of pictures that are not RGB is defined, but hardly what was meant; grey infrared is.
+ODD_MODES = {
+    "1": "of two levels, decoded as black and white",
+    "LA": "with transparency, which is dropped",
+    "RGBA": "with transparency, which is dropped",
+    "P": "with a palette",
+    "CMYK": "of four inks (CMYK), whose conversion to RGB is approximate",
+    "YCbCr": "of a TIFF's YCbCr",
+}
 SAMPLED = 4  # images of an identity in one modality that published samplers draw for a batch (4 + 4)
 
 
 def examine(dataset: str, root: str | os.PathLike, **options) -> list[str]:
     """Every problem of a data set below root, one a line; lines that begin with 'warning:' do not stop training.
 
-    options are those of the data set's read_index (published, fold, split_dir). Every split is read, the protocol
-    of the test split is drawn, and every listed image is decoded. DataError: an unknown data set, nothing else.
+    options are those of the data set's read_index (published, fold, split_dir). Every split is read as far as it can
+    be, the protocol of the test split is drawn, and every listed image is decoded; where a list is at fault, all
+    images that are there. DataError: an unknown data set, nothing else.
     """
     if dataset not in DATASETS:
         raise DataError(f"no data set {dataset!r}, expected one of {some(DATASETS)}")
@@ -38,34 +55,64 @@ def examine(dataset: str, root: str | os.PathLike, **options) -> list[str]:
     published = options.pop("published", True)
     indices: dict[str, Index] = {}
     for split in module.SPLITS:
-        read = functools.partial(module.read_index, root, split, **options)
-        index = _attempt(read, published, found)
-        if index is not None:
+        try:
+            index = module.read_index(root, split, published=published, found=found, **options)
+        except DataError as error:
+            found += str(error).split("\n")
+            continue
+        if len(index):
             indices[split] = index
             found += _modality_problems(index, split)
-            if published and module is llcm:
-                found += [f"warning: {line}" for line in llcm.image_doubts(index, split, root)]
     found += _overlaps(indices)
     if "test" in indices:
         where = [options.get("split_dir") or root / "exp"] if module is sysu else []
-        _attempt(functools.partial(module.settings, indices["test"], *where), published, found)
-    return list(dict.fromkeys(found + _image_problems(root, indices)))
+        found += _protocol_problems(functools.partial(module.settings, indices["test"], *where), published)
+    examined, unlisted = dict(indices), _unlisted(root, dataset, indices)
+    if len(unlisted) and not _faulty(found):
+        found.append(f"warning: {root}: images that no split has: {some(unlisted.path)}")
+    elif len(unlisted):
+        examined["no list"] = unlisted
+    found += _image_problems(root, examined)
+    # Names that are no UTF-8 could not be printed.
+    return [line.encode(errors="backslashreplace").decode() for line in dict.fromkeys(found)]
 
 
-def _attempt(read: Callable[..., T], published: bool, found: list[str]) -> T | None:
-    """read as published or, where that fails, as it is, so that a wrong count hides nothing else. Adds to found."""
+def _faulty(lines: list[str]) -> bool:
+    return any(not line.startswith("warning:") for line in lines)
+
+
+def _protocol_problems(settings: functools.partial, published: bool) -> list[str]:
+    """Drawn as published or, where that fails, as it is, so that a wrong count hides nothing else."""
+    found = []
     for strict in (True, False) if published else (False,):
         try:
-            return read(published=strict)
+            settings(published=strict)
+            break
         except DataError as error:
-            found += str(error).splitlines()
-    return None
+            found += str(error).split("\n")
+    return found
+
+
+def _unlisted(root: Path, dataset: str, indices: dict[str, Index]) -> Index:
+    """The images that are there and in no split."""
+    listed = {path for index in indices.values() for path in index.path.tolist()}
+    files = {file for pattern in PICTURES[dataset] for file in root.glob(pattern)}
+    found = (file.relative_to(root).as_posix() for file in files if file.suffix.lower() in SUFFIXES and file.is_file())
+    paths = sorted(path for path in found if path not in listed)
+    folders = [PurePath(path).parent.name for path in paths]
+    infrared = [_is_infrared(path) for path in paths]
+    identity = [int(name) if NUMBER.fullmatch(name) else -1 for name in folders]
+    return Index(np.array(paths), np.array(identity), np.ones(len(paths)), np.array(infrared))
+
+
+def _is_infrared(path: str) -> bool:
+    return path.split("/", 1)[0] in ("Thermal", "nir", "test_nir", *(f"cam{c}" for c in sysu.INFRARED_CAMERAS))
 
 
 def _modality_problems(index: Index, split: str) -> list[str]:
     identities = np.unique(index.identity)
     problems = []
-    for modality, name in ((VISIBLE, "visible"), (INFRARED, "infrared")):
+    for modality, name in NAMES.items():
         rows = index.identity[index.modality == modality]
         counts = np.array([(rows == identity).sum() for identity in identities])
         if (counts == 0).any():
@@ -88,19 +135,42 @@ def _overlaps(indices: dict[str, Index]) -> list[str]:
 
 
 def _image_problems(root: Path, indices: dict[str, Index]) -> list[str]:
-    """Files that cannot be read or decoded, and files with the same content under two identities."""
-    problems, first = [], {}
+    """Files that cannot be read or decoded, those with the content of another person's or modality's, odd modes."""
+    problems, first, odd = [], {}, {}
     for split, index in indices.items():
-        images = Folder(root, index)
-        for i, path in enumerate(tqdm(index.path, desc=f"examining {split}", unit="image", disable=None)):
+        try:
+            images = Folder(root, index)
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        for i, path in enumerate(tqdm(index.path.tolist(), desc=f"examining {split}", unit="image", disable=None)):
             try:
                 data = images[i]
-                decode(data, str(path))
+                decode(data, path)
             except DataError as error:
                 problems.append(str(error))
                 continue
-            identity = int(index.identity[i])
-            other, other_path = first.setdefault(hashlib.sha256(data).digest(), (identity, str(path)))
-            if other != identity:
+            mine = int(index.identity[i]), int(index.modality[i])
+            for remark in _remarks(data, mine[1]):
+                odd.setdefault(f"warning: {split}: {NAMES[mine[1]]} images {remark}", []).append(path)
+            *other, other_path = first.setdefault(hashlib.sha256(data).digest(), (*mine, path))
+            if other[0] != mine[0]:
                 problems.append(f"{path}: same content as {other_path}, though of another identity")
-    return problems
+            elif other[1] != mine[1]:
+                problems.append(f"warning: {path}: same content as {other_path}, though of another modality")
+    return problems + [f"{what}: {some(paths)}" for what, paths in odd.items()]
+
+
+def _remarks(data: bytes, modality: int) -> list[str]:
+    """What is unusual about an image that can be decoded."""
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    found = [ODD_MODES[image.mode]] if image.mode in ODD_MODES else []
+    if modality == VISIBLE and image.mode in ("1", "L", "LA"):
+        found.append("without colours")
+    try:
+        turned = image.getexif().get(ORIENTATION, 1) != 1
+    except Exception:  # as of pictures, Pillow raises nearly every type on damaged tags, which decode does not read
+        found.append("with damaged EXIF tags")
+    else:
+        found += ["turned by an EXIF tag, which is not applied"] if turned else []
+    return found

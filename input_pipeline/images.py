@@ -1,4 +1,4 @@
-"""Image files and the text files that list them: everything that more than one data set reads."""
+"""Image files, and how what is wrong with a data set is said: everything that more than one of them needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TypeVar
 
 import numpy as np
@@ -23,6 +23,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 # TIFF is here only so that its 16-bit and float modes are named; anything else (EPS runs a program!) is unreadable.
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
 MAX_PIXELS = 1 << 26  # a person crop has about 1 << 16; below Pillow's own limit, which only warns
+MAX_PATH = 4096  # characters; one long line of a list would make an array of as many for every image
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
@@ -39,6 +40,8 @@ def decode(data: bytes, name: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
+        if not width or not height:
+            raise DataError(f"{name}: {width} x {height} pixels, expected some")
         if width * height > MAX_PIXELS:
             raise DataError(f"{name}: {width} x {height} pixels, expected at most {MAX_PIXELS} (decompression bomb?)")
         # Pillow cuts 16-bit colour PNG to its high bytes without a word; byte 24 is the bit depth in IHDR.
@@ -110,9 +113,15 @@ def refuse_unreadable(images: Folder, split: str, threads: int) -> None:
 
 
 def refuse_outside(path: str, source: str | os.PathLike) -> None:
-    """DataError if a relative path, found in source, would leave the data root."""
-    if PurePosixPath(path).is_absolute() or os.path.isabs(path) or ".." in re.split(r"[/\\]", path):
+    """DataError if a relative path, found in source, would leave the data root, or is none.
+
+    Links below the root are followed wherever they lead: only who owns the root can have made them, a list cannot.
+    """
+    absolute = PurePosixPath(path).is_absolute() or os.path.isabs(path) or os.path.splitdrive(path)[0]
+    if absolute or ".." in re.split(r"[/\\]", path):
         raise DataError(f"{source}: path {path!r} leaves the data root, expected one relative to it")
+    if not path or "\0" in path or len(path) > MAX_PATH:
+        raise DataError(f"{source}: {path[:100]!r} is no path, expected one of 1 to {MAX_PATH} characters")
 
 
 def known_split(split: str, known: Iterable[str], dataset: str) -> None:
@@ -130,73 +139,6 @@ def list_images(folder: str | os.PathLike) -> list[str]:
         raise DataError(f"{folder}: cannot be listed, expected a folder of images: {error.strerror}") from error
 
 
-def read_text(path: str | os.PathLike) -> str:
-    """A text file of a data set. DataError: missing, unreadable, not text, empty."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")  # files saved on Windows begin with a mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read, expected a text file: {error}") from error
-    if not text.strip():
-        raise DataError(f"{path}: empty file, expected identities or image paths")
-    return text
-
-
-def read_ids(path: str | os.PathLike) -> list[int]:
-    """The identities in a comma-separated line, in file order. DataError: not positive integers, repeated."""
-    words = [word for word in re.split(r"[,\s]+", read_text(path)) if word]
-    if wrong := [word for word in words if not re.fullmatch(r"[0-9]+", word) or int(word) == 0]:
-        raise DataError(f"{path}: {some(wrong)} where positive identity numbers, separated by commas, were expected")
-    ids = [int(word) for word in words]
-    refuse_repeated(ids, path)
-    return ids
-
-
-def refuse_repeated(items: Iterable, source: str | os.PathLike) -> None:
-    """DataError if an identity or a path occurs twice in source."""
-    names, counts = np.unique(list(items), return_counts=True)
-    if (counts > 1).any():
-        raise DataError(f"{source}: {some(names[counts > 1])} listed more than once, expected once")
-
-
-def read_list(root: str | os.PathLike, name: str, folder: str) -> list[tuple[str, int, int]]:
-    """Path, identity and label of each of the lines '<folder>/<identity>/<file> <label>' of the file root/name.
-
-    The identity is the name of the image's folder. DataError: a line of another form, a path that leaves the
-    root or occurs twice, a listed file that is not there.
-    """
-    source = os.path.join(root, name)
-
-    def parse(line: tuple[int, str]) -> tuple[str, int, int]:
-        path, _, label = line[1].strip().rpartition(" ")
-        refuse_outside(path, f"{source}:{line[0]}")
-        parts = path.split("/")
-        if len(parts) != 3 or parts[0] != folder or not parts[1].isdecimal() or not label.isdecimal():
-            raise DataError(f"{source}:{line[0]}: {line[1]!r}, expected '{folder}/<identity>/<file> <label>'")
-        return path, int(parts[1]), int(label)
-
-    lines = [(number, line) for number, line in enumerate(read_text(source).splitlines(), 1) if line.strip()]
-    rows = collect(parse, lines)
-    paths = [path for path, _, _ in rows]
-    refuse_repeated(paths, source)
-    if missing := [path for path in paths if not os.path.isfile(os.path.join(root, path))]:
-        raise DataError(f"{source}: lists files that are not in {root}: {some(missing)}")
-    return rows
-
-
-def refuse_mixed_labels(identities: Iterable[int], labels: Iterable[int], source: str | os.PathLike) -> None:
-    """DataError unless the labels of a split's lists run from 0 without a gap, one for each identity folder."""
-    identity, label = (np.array(list(column), dtype=np.int64) for column in (identities, labels))
-    pairs = np.unique(np.stack([identity, label], 1), axis=0)
-    problems = []
-    for column, name, other in ((0, "identity folder", "label"), (1, "label", "identity folder")):
-        values, counts = np.unique(pairs[:, column], return_counts=True)
-        if (counts > 1).any():
-            problems.append(f"{source}: {name} {some(values[counts > 1])} has more than one {other}, expected one")
-    if gaps := sorted(set(range(int(label.max()) + 1)) - set(label.tolist())):
-        problems.append(f"{source}: labels run to {label.max()}, but {some(gaps)} is missing")
-    fail(problems)
-
-
 def count_problems(found: Mapping[str, int], published: Mapping[str, int], source: str | os.PathLike) -> list[str]:
     """One line for every named count of source that is not the published one."""
     return [
@@ -206,21 +148,27 @@ def count_problems(found: Mapping[str, int], published: Mapping[str, int], sourc
     ]
 
 
-def collect(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """function of every item; where some raise DataError, one DataError with all their messages."""
+def collect(function: Callable[[T], R], items: Iterable[T], found: list[str] | None = None) -> list[R]:
+    """function of every item; where some raise DataError, one DataError with all their messages, see `fail`."""
     results, problems = [], []
     for item in items:
         try:
             results.append(function(item))
         except DataError as error:
             problems.append(str(error))
-    fail(problems)
+    fail(problems, found)
     return results
 
 
-def fail(problems: Iterable[str]) -> None:
-    """DataError with one line a problem, if there are any."""
-    if lines := list(problems):
+def fail(problems: Iterable[str], found: list[str] | None = None) -> None:
+    """DataError with one line a problem, if there are any.
+
+    found: the lines are added to it instead, and whoever called goes on with what is sound, as the doctor has it.
+    """
+    lines = list(problems)
+    if found is not None:
+        found += lines
+    elif lines:
         raise DataError("\n".join(lines))
 
 

@@ -31,9 +31,14 @@ class Index:
     def __post_init__(self):
         object.__setattr__(self, "path", np.asarray(self.path, dtype=np.str_))
         for name in ("identity", "camera", "modality"):
-            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.int32))
-            if len(getattr(self, name)) != len(self.path):
-                raise ValueError(f"Index.{name} has {len(getattr(self, name))} rows, path has {len(self.path)}")
+            values = np.asarray(getattr(self, name))
+            if len(values) != len(self.path):
+                raise ValueError(f"Index.{name} has {len(values)} rows, path has {len(self.path)}")
+            # Numbers from names and lists have any length; a cast would wrap them round into other people.
+            if (wrong := (values < -(2**31)) | (values >= 2**31)).any():
+                row = int(np.argmax(wrong))
+                raise DataError(f"{self.path[row]}: {name} {values[row]} does not fit 32 bits")
+            object.__setattr__(self, name, values.astype(np.int32))
 
     def __len__(self) -> int:
         return len(self.path)

@@ -13,19 +13,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from absl import logging
 
-from input_pipeline.images import (
-    collect,
-    count_problems,
-    fail,
-    known_split,
-    list_images,
-    read_ids,
-    read_list,
-    refuse_mixed_labels,
-    refuse_repeated,
-    some,
-)
+from input_pipeline.images import collect, count_problems, fail, known_split, list_images, some
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
+from input_pipeline.lists import read_ids, read_list, refuse_mixed_labels, refuse_repeated
 from input_pipeline.protocols import draw, nothing_skipped, same_camera_skipped
 
 APPLY = "LLCM is given out on application: https://github.com/ZYK100/LLCM"
@@ -44,21 +34,28 @@ _IDENTITIES = {"train": 713, "test": 351}
 _IMAGES = {"train": (16_946, 13_975), "test": (8_680, 7_166)}
 
 
-def read_index(root: str | os.PathLike, split: str, *, published: bool = True) -> Index:
+def read_index(root: str | os.PathLike, split: str, *, published: bool = True, found: list[str] | None = None) -> Index:
     """The images of 'train' (visible, then infrared, in list order) or 'test' (visible, then infrared, each by
     identity, camera, file name). Cameras of 'train' are those of the file names (_c06_), of 'test' the folders'.
 
     DataError: missing list, folder or image, a malformed line or file name and, if published, other identities or
     camera folders than published ones; other numbers of images are only warned of (see _IMAGES).
+    found: as in `images.fail`; warnings are then lines of it too.
     """
     known_split(split, SPLITS, "LLCM")
-    rows = _train_rows(root) if split == "train" else _test_rows(Path(root), published)
-    index = Index(*map(np.array, zip(*rows, strict=True)))
+    rows = _train_rows(root, found) if split == "train" else _test_rows(Path(root), published, found)
+    index = Index(*map(np.array, zip(*rows, strict=True) if rows else ((), (), (), ())))
     if published:
-        fail(_identity_problems(index, split, os.fspath(root)))
-        for line in image_doubts(index, split, root):
-            logging.warning("%s", line)
+        fail(_identity_problems(index, split, os.fspath(root)), found)
+        _warn(image_doubts(index, split, root), found)
     return index
+
+
+def _warn(lines: list[str], found: list[str] | None) -> None:
+    for line in lines if found is None else ():
+        logging.warning("%s", line)
+    if found is not None:
+        found += [f"warning: {line}" for line in lines]
 
 
 def image_doubts(index: Index, split: str, root: str | os.PathLike) -> list[str]:
@@ -72,49 +69,59 @@ def _identity_problems(index: Index, split: str, source: str) -> list[str]:
     return count_problems({name: len(np.unique(index.identity))}, {name: _IDENTITIES[split]}, source)
 
 
-def _train_rows(root: str | os.PathLike) -> list[tuple[str, int, int, int]]:
-    lists = collect(lambda folder: read_list(root, f"idx/train_{folder}.txt", folder), _TRAIN_LISTS)
-    listed = [(*row, modality) for rows, modality in zip(lists, _TRAIN_LISTS.values(), strict=True) for row in rows]
-    refuse_mixed_labels([row[1] for row in listed], [row[2] for row in listed], os.path.join(root, "idx/train_*.txt"))
-    cameras = collect(lambda row: _camera(row[0]), listed)
-    return [(path, identity, c, modality) for (path, identity, _, modality), c in zip(listed, cameras, strict=True)]
+def _train_rows(root: str | os.PathLike, found: list[str] | None) -> list[tuple[str, int, int, int]]:
+    def of(kind: tuple[str, int]) -> list[tuple[str, int, int, int]]:
+        return [(*row, kind[1]) for row in read_list(root, f"idx/train_{kind[0]}.txt", kind[0], found)]
+
+    listed = [row for part in collect(of, _TRAIN_LISTS.items(), found) for row in part]
+    identities, labels = [row[1] for row in listed], [row[2] for row in listed]
+    refuse_mixed_labels(identities, labels, os.path.join(root, "idx/train_*.txt"), found)
+    return collect(lambda row: (row[0], row[1], _camera(row[0]), row[3]), listed, found)
 
 
 def _camera(path: str) -> int:
     # The name alone is searched: folders above it may well be called something with "cam" or "_c1_".
-    found = re.search(r"_c(\d+)_", PurePosixPath(path).name)
+    found = re.search(r"_c([0-9]{1,3})_", PurePosixPath(path).name)
     if not found:
         raise DataError(f"{path}: names no camera, expected a file name like 0351_c06_s200656_f4830_nir.jpg")
     return int(found[1])
 
 
-def _test_rows(root: Path, published: bool) -> list[tuple[str, int, int, int]]:
-    ids = sorted(read_ids(root / "idx/test_id.txt"))
-    cameras = collect(lambda folder: _camera_folders(root / folder, _TEST_CAMERAS[folder], published), _TEST_FOLDERS)
+def _test_rows(root: Path, published: bool, found: list[str] | None) -> list[tuple[str, int, int, int]]:
+    def cameras(folder: str) -> tuple[str, list[int]]:
+        return folder, _camera_folders(root / folder, _TEST_CAMERAS[folder], published, found)
+
+    ids = sorted(read_ids(root / "idx/test_id.txt", found))
     rows = []
-    for (folder, modality), numbers in zip(_TEST_FOLDERS.items(), cameras, strict=True):
+    for folder, numbers in collect(cameras, _TEST_FOLDERS, found):
+        modality = _TEST_FOLDERS[folder]
         present = {camera: set(os.listdir(root / folder / f"cam{camera}")) for camera in numbers}
-        for identity in ids:
-            for camera in (camera for camera in numbers if f"{identity:04d}" in present[camera]):
-                below = f"{folder}/cam{camera}/{identity:04d}"
-                rows += [(f"{below}/{name}", identity, camera, modality) for name in list_images(root / below)]
+
+        def of(place: tuple[int, int], folder=folder, modality=modality) -> list[tuple[str, int, int, int]]:
+            below = f"{folder}/cam{place[1]}/{place[0]:04d}"
+            return [(f"{below}/{name}", *place, modality) for name in list_images(root / below)]
+
+        places = [(identity, c) for identity in ids for c in numbers if f"{identity:04d}" in present[c]]
+        rows += [row for part in collect(of, places, found) for row in part]
         if others := sorted(set().union(*present.values()) - {f"{identity:04d}" for identity in ids}):
             # Not an error: the released loader leaves them out as well.
-            logging.warning("%s: %s not in idx/test_id.txt, not read", root / folder, some(others))
-    if absent := sorted(set(ids) - {row[1] for row in rows}):
-        raise DataError(f"{root}: no images in test_vis, test_nir of identities {some(absent)} of idx/test_id.txt")
+            _warn([f"{root / folder}: {some(others)} not in idx/test_id.txt, not read"], found)
+    absent = sorted(set(ids) - {row[1] for row in rows})
+    listed = f"identities {some(absent)} of idx/test_id.txt"
+    fail([f"{root}: no images in test_vis, test_nir of {listed}"] if absent else [], found)
     return rows
 
 
-def _camera_folders(folder: Path, expected: tuple[int, ...], published: bool) -> list[int]:
+def _camera_folders(folder: Path, expected: tuple[int, ...], published: bool, found: list[str] | None) -> list[int]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder, expected {LAYOUT}")
     names = sorted(os.listdir(folder))
-    if wrong := [name for name in names if not re.fullmatch(r"cam[1-9]", name)]:
-        raise DataError(f"{folder}: {some(wrong)} where only folders cam1 to cam9 were expected")
-    cameras = [int(name[3:]) for name in names]
+    wrong = [name for name in names if not re.fullmatch(r"cam[1-9]", name) or not (folder / name).is_dir()]
+    fail([f"{folder}: {some(wrong)} where only folders cam1 to cam9 were expected"] if wrong else [], found)
+    cameras = [int(name[3:]) for name in names if name not in wrong]
     if not cameras or (published and cameras != list(expected)):
-        raise DataError(f"{folder}: folders of cameras {some(cameras) or 'none'}, expected cameras {some(expected, 9)}")
+        held = f"folders of cameras {some(cameras) or 'none'}"
+        fail([f"{folder}: {held}, expected cameras {some(expected, 9)}"], found)
     return cameras
 
 

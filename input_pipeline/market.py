@@ -13,8 +13,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from absl import logging
 
-from input_pipeline.images import collect, count_problems, fail, known_split, list_images, refuse_repeated, some
+from input_pipeline.images import collect, count_problems, fail, known_split, list_images, some
 from input_pipeline.index import VISIBLE, DataError, Index, Setting, Trial
+from input_pipeline.lists import refuse_repeated
 from input_pipeline.protocols import counts, same_camera_skipped
 
 LAYOUT = (
@@ -25,7 +26,7 @@ TRAIN, GALLERY, QUERY = "bounding_box_train", "bounding_box_test", "query"
 JUNK = -1  # badly cut boxes of the test folder, which no one ranks; identity 0, people never asked for, is ranked
 
 _FOLDERS = {"train": (TRAIN,), "test": (GALLERY, QUERY)}
-_NAME = re.compile(r"(-1|[0-9]+)_c([1-9])(s[0-9]+_|_f)[0-9]+.*")
+_NAME = re.compile(r"(-1|[0-9]{1,9})_c([1-9])(s[0-9]+_|_f)[0-9]+.*")
 # Images by folder, junk included: of the 19,732 in Market-1501's test folder 15,913 are ranked.
 _PUBLISHED = {
     "market1501": {

@@ -33,11 +33,13 @@ def read_folder(root: str | os.PathLike, modality: str, *, identities: bool = Fa
     Identities are UNKNOWN or, if asked for, the numbers that name the folders directly below root; the camera is 1
     for visible and 2 for infrared pictures. Names that begin with a dot are left out, other files with a warning that
     names them. Nothing is decoded. ValueError: another modality. DataError: no such folder, none of its files is a
-    picture, a picture outside of a folder that is a number if identities are asked for.
+    picture, a pipe or device, a name that is no UTF-8, a picture outside of a folder that is a number if identities
+    are asked for. Links to files are followed, those to folders are not.
     """
     if modality not in MODALITIES:
         raise ValueError(f"modality is {modality!r}, expected {' or '.join(MODALITIES)}")
     files = _files(root)
+    collect(lambda path: _refuse_odd(os.path.join(root, path)), files)
     paths = [path for path in files if path.lower().endswith(SUFFIXES)]
     if not paths:
         found = f"holds {some(files)}" if files else "is empty"
@@ -54,6 +56,16 @@ def read_folder(root: str | os.PathLike, modality: str, *, identities: bool = Fa
     numbers = collect(identity, paths) if identities else np.full(len(paths), UNKNOWN)
     kind = MODALITIES[modality]
     return Index(np.array(paths), np.array(numbers), np.full(len(paths), kind + 1), np.full(len(paths), kind))
+
+
+def _refuse_odd(path: str) -> None:
+    """What would wait forever when it is read, and names that no features file could keep."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise DataError(f"{path}: a pipe or a device, expected files")
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path!a}: the name is no UTF-8, rename it") from error
 
 
 def _files(root: str | os.PathLike) -> list[str]:

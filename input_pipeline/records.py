@@ -1,7 +1,9 @@
-"""One split of a data set packed into array_record files by TensorFlow Datasets, without TensorFlow.
+"""One split of a data set prepared: its files packed into array_record by TensorFlow Datasets, without TensorFlow, or
+its pictures resized.
 
 A pack spares the file system one small file for every image. It keeps the encoded bytes, so that images read
-from it are those of the folder, and fingerprints of the folder's listing, so that a stale pack is noticed.
+from it are those of the folder. Resized pictures also spare every epoch the decoding, and are their pixels in one file,
+which is larger. Both keep fingerprints of the folder's listing, so that a stale one is noticed.
 """
 
 from __future__ import annotations
@@ -9,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +24,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from input_pipeline.images import Folder, collect, decode, refuse_unreadable
+from input_pipeline.images import Folder, collect, decode, fail, refuse_unreadable, resize
 from input_pipeline.index import DataError, Index
 
 _VERSION = "1.0.0"
+_PIXELS, _LISTING = "pixels.npy", "listing.json"
 _LOSSLESS_COPY = (b"\xff\xd8", b"\x89PNG")  # first bytes of files that are stored as they are
 
 
@@ -104,31 +109,122 @@ def pack(images: Folder, index: Index, data_dir: str | os.PathLike, name: str, s
 class Packed:
     """The images of an index read from its pack: len(packed), packed[i] -> encoded bytes. Picklable.
 
-    DataError: no such pack, or one made from other rows than the index has or from files of other sizes than
-    those below root have now.
+    DataError: no such pack, a damaged one, or one made from other rows than the index has or from files of other
+    sizes than those below root have now. A record that is damaged is one when it is read: each has a checksum.
     """
 
     def __init__(self, data_dir: str | os.PathLike, name: str, split: str, index: Index, root: str | os.PathLike):
         folder = _folder(data_dir, name, split)
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder, expected the packed images of {name} {split}; pack them first")
-        builder: Any = tfds.builder_from_directory(folder)  # TFDS's decorators hide signatures from type checkers
-        expected = _fingerprints(index, collect(lambda path: _file_size(root, path), index.path))
-        stored = {key: (builder.info.metadata or {}).get(key) for key in expected}
-        for key, what in (("rows", "paths or identities than the index"), ("sizes", f"file sizes than {root} now")):
-            if stored[key] != expected[key]:
-                raise DataError(f"{folder}: packed with other {what}; pack the split again")
-        self.source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+        self._folder = os.fspath(folder)
+        try:
+            builder: Any = tfds.builder_from_directory(folder)  # TFDS's decorators hide signatures from type checkers
+            stored = dict(builder.info.metadata or {})
+            self.source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+            held = len(self.source)
+        except Exception as error:  # TFDS and array_record raise nearly every type on damaged files
+            raise DataError(f"{folder}: damaged, prepare the split again: {str(error)[:500]}") from error
+        _refuse_stale(folder, stored, index, root)
+        if held != len(index):
+            raise DataError(f"{folder}: damaged, prepare the split again: {held} records of {len(index)}")
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, i: int) -> bytes:
-        return self.source[i]["image"]
+        try:
+            image = self.source[i]["image"]
+        except Exception as error:  # as above
+            raise DataError(f"{self._folder}: record {i} is damaged, prepare the split again: {error}") from error
+        if not isinstance(image, bytes):
+            raise DataError(f"{self._folder}: record {i} is damaged, prepare the split again: no picture in it")
+        return image
+
+
+def store_resized(
+    images: Folder, index: Index, data_dir: str | os.PathLike, name: str, split: str, height: int, width: int
+) -> str:
+    """Writes the pixels of an index's pictures below data_dir and gives the folder written; an older one is replaced.
+
+    DataError: files that cannot be decoded, all listed, and nothing is written.
+    """
+    folder = _resized_folder(data_dir, name, split, height, width)
+    sizes = collect(lambda path: _file_size(images.root, path), index.path)
+    os.makedirs(data_dir, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=data_dir, prefix="incomplete-") as scratch:
+        staging = Path(scratch, folder.name)  # with permissions of its own
+        staging.mkdir()
+        # As the map is written, pages go to the disk: memory need not hold a whole split.
+        pixels = np.lib.format.open_memmap(staging / _PIXELS, "w+", np.uint8, (len(index), height, width, 3))
+
+        def store(i: int) -> str:
+            try:
+                pixels[i] = resize(decode(images[i], str(index.path[i])), height, width)
+            except DataError as error:
+                return str(error)
+            return ""
+
+        with ThreadPoolExecutor(8) as pool:
+            rows = tqdm(pool.map(store, range(len(index))), f"resizing {split}", len(index), unit="image", disable=None)
+            fail(filter(None, list(rows)))
+        pixels.flush()
+        (staging / _LISTING).write_text(json.dumps(_fingerprints(index, sizes)) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.makedirs(folder.parent, exist_ok=True)
+        os.replace(staging, folder)
+    return os.fspath(folder)
+
+
+class Resized:
+    """The pictures of an index as `store_resized` wrote them: len(resized), resized[i] -> u8[h w 3]. Picklable.
+
+    DataError: none of this size, or stale as a pack can be, or cut short.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | os.PathLike,
+        name: str,
+        split: str,
+        index: Index,
+        root: str | os.PathLike,
+        height: int,
+        width: int,
+    ):
+        folder = _resized_folder(data_dir, name, split, height, width)
+        if not folder.is_dir():
+            raise DataError(
+                f"{folder}: no such folder, expected the pictures of {name} {split} at {height} x {width}; "
+                "prepare them first"
+            )
+        try:
+            stored = dict(json.loads((folder / _LISTING).read_text()))
+            self.__setstate__(os.fspath(folder / _PIXELS))
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{folder}: cannot be read, prepare the split again: {error}") from error
+        _refuse_stale(folder, stored, index, root)
+
+    # Worker processes map the file themselves; numpy would send them all of its pixels.
+    def __getstate__(self) -> str:
+        return self._file
+
+    def __setstate__(self, file: str) -> None:
+        self._file, self._pixels = file, np.load(file, mmap_mode="r").view(np.ndarray)
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self._pixels[i]
 
 
 def _folder(data_dir: str | os.PathLike, name: str, split: str) -> Path:
     return Path(data_dir, VisibleInfrared.name, f"{name}-{split}", _VERSION)
+
+
+def _resized_folder(data_dir: str | os.PathLike, name: str, split: str, height: int, width: int) -> Path:
+    return Path(data_dir, "resized", f"{name}-{split}", f"{height}x{width}")
 
 
 def _stored(data: bytes, path: str) -> bytes:
@@ -145,8 +241,15 @@ def _fingerprints(index: Index, sizes: Iterable[int]) -> dict[str, str]:
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in parts.items()}
 
 
+def _refuse_stale(folder: Path, stored: dict[str, str], index: Index, root: str | os.PathLike) -> None:
+    expected = _fingerprints(index, collect(lambda path: _file_size(root, path), index.path))
+    for key, what in (("rows", "paths or identities than the index"), ("sizes", f"file sizes than {root} now")):
+        if stored.get(key) != expected[key]:
+            raise DataError(f"{folder}: made with other {what}; prepare the split again")
+
+
 def _file_size(root: str | os.PathLike, path: str) -> int:
     try:
         return os.path.getsize(os.path.join(root, path))
     except OSError as error:
-        raise DataError(f"{os.path.join(root, path)}: cannot be read, though a pack holds it") from error
+        raise DataError(f"{os.path.join(root, path)}: cannot be read, though the index lists it") from error

@@ -11,8 +11,9 @@ import os
 
 import numpy as np
 
-from input_pipeline.images import collect, count_problems, fail, known_split, read_list, refuse_mixed_labels
+from input_pipeline.images import collect, count_problems, fail, known_split
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
+from input_pipeline.lists import read_list, refuse_mixed_labels
 from input_pipeline.protocols import nothing_skipped, refuse_other_counts
 
 APPLY = (
@@ -23,30 +24,36 @@ LAYOUT = "Visible/<identity>/*.bmp, Thermal/<identity>/*.bmp and idx/{train,test
 SPLITS = ("train", "test")
 
 FOLDS = range(1, 11)
-_FOLDERS = ("Visible", "Thermal")
+_FOLDERS = {"Visible": VISIBLE, "Thermal": INFRARED}
 _PUBLISHED = {"identities": 206, "visible images": 2060, "thermal images": 2060}
 _PUBLISHED_COUNTS = {"queries": 2060, "gallery images": 2060, "queries with a match": 2060}
 
 
-def read_index(root: str | os.PathLike, split: str, *, fold: int = 1, published: bool = True) -> Index:
+def read_index(
+    root: str | os.PathLike, split: str, *, fold: int = 1, published: bool = True, found: list[str] | None = None
+) -> Index:
     """The images of 'train' or 'test' in one of the ten folds: visible (camera 1), then thermal (2), in list order.
 
     The identity is the number of the image's folder. The lists' label column counts the identities of one split
     anew, so the same label is another person in the other split; it is checked and not used.
     DataError: missing list or image, a malformed line, labels that do not fit the folders and, if published,
-    other numbers of identities and images than 206, 2,060 and 2,060.
+    other numbers of identities and images than 206, 2,060 and 2,060. found: as in `images.fail`.
     """
     known_split(split, SPLITS, "RegDB")
     if fold not in FOLDS:
         raise DataError(f"RegDB has no fold {fold}, expected 1 to 10")
-    lists = collect(lambda folder: read_list(root, f"idx/{split}_{folder.lower()}_{fold}.txt", folder), _FOLDERS)
-    path, identity, label = zip(*lists[0], *lists[1], strict=True)
-    modality = np.repeat([VISIBLE, INFRARED], [len(rows) for rows in lists])
+
+    def listed(kind: tuple[str, int]) -> list[tuple[str, int, int, int]]:
+        rows = read_list(root, f"idx/{split}_{kind[0].lower()}_{fold}.txt", kind[0], found)
+        return [(*row, kind[1]) for row in rows]
+
+    rows = [row for part in collect(listed, _FOLDERS.items(), found) for row in part]
+    path, identity, label, modality = zip(*rows, strict=True) if rows else ((), (), (), ())
     source = os.path.join(root, f"idx/{split}_*_{fold}.txt")
-    refuse_mixed_labels(identity, label, source)
-    index = Index(np.array(path), np.array(identity), modality + 1, modality)
+    refuse_mixed_labels(identity, label, source, found)
+    index = Index(np.array(path), np.array(identity), np.array(modality, int) + 1, np.array(modality))
     if published:
-        fail(_count_problems(index, source))
+        fail(_count_problems(index, source), found)
     return index
 
 

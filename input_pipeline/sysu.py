@@ -10,19 +10,11 @@ from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import scipy.io
 
-from input_pipeline.images import (
-    collect,
-    count_problems,
-    fail,
-    known_split,
-    list_images,
-    read_ids,
-    refuse_repeated,
-    some,
-)
+from input_pipeline.images import collect, count_problems, fail, known_split, list_images, some
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
+from input_pipeline.lists import NUMBER, read_ids, refuse_repeated
+from input_pipeline.matlab import read_mat
 from input_pipeline.protocols import refuse_other_counts
 
 APPLY = (
@@ -56,26 +48,29 @@ def read_index(
     *,
     published: bool = True,
     split_dir: str | os.PathLike | None = None,
+    found: list[str] | None = None,
 ) -> Index:
     """The images of 'train', 'val', 'trainval' (what papers train on) or 'test', by identity, camera, file name.
 
     split_dir holds {train,val,test}_id.txt, or .mat where there is no .txt; root/exp unless given.
     DataError: missing folder or identity file, an identity without images or in two files, a file that is not
     .jpg and, if published, other numbers of identities and images than the data set is published with.
+    found: as in `images.fail`.
     """
     root, split_dir = Path(root), Path(split_dir or Path(root, "exp"))
     known_split(split, _PUBLISHED, "SYSU-MM01")
     names = ["train", "val"] if split == "trainval" else [split]
-    ids = [i for part in collect(lambda name: _read_split_ids(split_dir, name), names) for i in part]
-    refuse_repeated(ids, f"{split_dir}: identity files of {' and '.join(names)}")
+    ids = [i for part in collect(lambda name: _read_split_ids(split_dir, name, found), names, found) for i in part]
+    refuse_repeated(ids, f"{split_dir}: identity files of {' and '.join(names)}", found)
     # Listing the camera folders themselves, never below them: cam1_video_train may lie beside them.
-    present = dict(zip(CAMERAS, collect(lambda camera: _folders(root / f"cam{camera}"), CAMERAS), strict=True))
-    files = collect(lambda identity: _files_of(root, identity, present), sorted(ids))
+    present = dict(collect(lambda camera: (camera, _folders(root / f"cam{camera}")), CAMERAS, found))
+    files = collect(lambda identity: _files_of(root, identity, present, found), sorted(set(ids)), found)
     rows = [row for part in files for row in part]
-    path, identity, camera = map(np.array, zip(*rows, strict=True))
-    index = Index(path, identity, camera, np.where(np.isin(camera, INFRARED_CAMERAS), INFRARED, VISIBLE))
+    path, identity, camera = zip(*rows, strict=True) if rows else ((), (), ())
+    modality = np.where(np.isin(camera, INFRARED_CAMERAS), INFRARED, VISIBLE)
+    index = Index(np.array(path), np.array(identity), np.array(camera), modality)
     if published:
-        fail(size_problems(index, split, root))
+        fail(size_problems(index, split, root), found)
     return index
 
 
@@ -94,25 +89,29 @@ def _folders(camera_folder: Path) -> set[str]:
     return set(os.listdir(camera_folder))
 
 
-def _files_of(root: Path, identity: int, present: dict[int, set[str]]) -> list[tuple[str, int, int]]:
-    folders = {camera: f"cam{camera}/{identity:04d}" for camera in CAMERAS if f"{identity:04d}" in present[camera]}
+def _files_of(
+    root: Path, identity: int, present: dict[int, set[str]], found: list[str] | None
+) -> list[tuple[str, int, int]]:
+    folders = {c: f"cam{c}/{identity:04d}" for c, names in present.items() if f"{identity:04d}" in names}
     rows = [(f"{below}/{name}", identity, c) for c, below in folders.items() for name in list_images(root / below)]
     if not rows:
         raise DataError(f"{root}: no images in any cam*/{identity:04d}, expected some of every listed identity")
-    if other := [path for path, _, _ in rows if not path.lower().endswith(".jpg")]:
-        raise DataError(f"{root}: {some(other)} where only .jpg files were expected")
+    other = [path for path, _, _ in rows if not path.lower().endswith(".jpg")]
+    fail([f"{root}: {some(other)} where only .jpg files were expected"] if other else [], found)
     return rows
 
 
-def _read_split_ids(split_dir: Path, name: str) -> list[int]:
+def _read_split_ids(split_dir: Path, name: str, found: list[str] | None = None) -> list[int]:
     text, mat = split_dir / f"{name}_id.txt", split_dir / f"{name}_id.mat"
     if text.exists():
-        return read_ids(text)
+        return read_ids(text, found)
     if not mat.exists():
         raise DataError(f"{text}: no such file, and no {mat.name} beside it; expected the identities of {name}")
-    ids = [int(i) for i in _load_mat(mat, "id").ravel()]
-    refuse_repeated(ids, mat)
-    return ids
+    ids = read_mat(mat, "id").ravel()
+    if ids.dtype == object or not len(ids) or not ((ids > 0) & (ids < 2**31) & (ids == np.floor(ids))).all():
+        raise DataError(f"{mat}: 'id' holds something else than positive identity numbers")
+    refuse_repeated(ids.astype(int).tolist(), mat, found)
+    return ids.astype(int).tolist()
 
 
 def size_problems(index: Index, split: str, root: Path) -> list[str]:
@@ -127,15 +126,6 @@ def size_problems(index: Index, split: str, root: Path) -> list[str]:
     return problems
 
 
-def _load_mat(path: Path, key: str) -> np.ndarray:
-    try:
-        return scipy.io.loadmat(path)[key]
-    except KeyError as error:
-        raise DataError(f"{path}: holds no variable {key!r}") from error
-    except Exception as error:  # scipy raises ValueError, TypeError, OSError, zlib.error, ... on damaged files
-        raise DataError(f"{path}: cannot be read, expected a MATLAB file with {key!r}. {APPLY}. {error}") from error
-
-
 def settings(index: Index, split_dir: str | os.PathLike, *, published: bool = True) -> list[Setting]:
     """The official settings: all single-shot, all multi-shot, indoor single-shot, indoor multi-shot; 10 trials each.
 
@@ -146,13 +136,14 @@ def settings(index: Index, split_dir: str | os.PathLike, *, published: bool = Tr
     of 'val'. DataError: missing or damaged files, a permutation that does not fit the index and, if published,
     identities other than those of the test split, and other sizes than the published ones.
     """
-    split_dir = Path(split_dir)
+    split_dir, problems, permutation = Path(split_dir), [], {}
     if published:
-        _refuse_other_identities(index, split_dir)
+        _refuse_other_identities(index, split_dir, problems)
     refuse_mixed_cameras(index)
-    permutation = _read_permutation(split_dir / "rand_perm_cam.mat")
-    cells = rows_by_number(index)
-    _refuse_mismatch(cells, permutation, split_dir / "rand_perm_cam.mat")
+    cells = rows_by_number(index, problems)
+    for permutation in collect(_read_permutation, [split_dir / "rand_perm_cam.mat"], problems):
+        _refuse_mismatch(cells, permutation, split_dir / "rand_perm_cam.mat", problems)
+    fail(problems)
     query = np.flatnonzero(index.modality == INFRARED).astype(np.int32)
     result = []
     for place, cameras in GALLERY_CAMERAS.items():
@@ -182,21 +173,19 @@ def refuse_mixed_cameras(index: Index) -> None:
         raise DataError(f"index: rows of cameras {INFRARED_CAMERAS}, and no others, are expected to be infrared")
 
 
-def _refuse_other_identities(index: Index, split_dir: Path) -> None:
-    expected, found = set(_read_split_ids(split_dir, "test")), set(index.identity.tolist())
-    problems = []
+def _refuse_other_identities(index: Index, split_dir: Path, problems: list[str]) -> None:
+    expected, found = set(_read_split_ids(split_dir, "test", problems)), set(index.identity.tolist())
     if unknown := sorted(found - expected):
         problems.append(f"index: identities {some(unknown)} are not test identities of {split_dir}")
     if absent := sorted(expected - found):
         problems.append(f"index: test identities {some(absent)} of {split_dir} have no images")
-    fail(problems)
 
 
 def _read_permutation(path: Path) -> dict[tuple[int, int], np.ndarray]:
     """i32[10 n], counted from 0, for every (identity, camera) of the file; n = 0 where it has no images."""
     if not path.exists():
         raise DataError(f"{path}: no such file. {APPLY}")
-    cameras = _load_mat(path, "rand_perm_cam").ravel()
+    cameras = read_mat(path, "rand_perm_cam").ravel()
     if len(cameras) != len(CAMERAS) or any(camera.dtype != object for camera in cameras):
         raise DataError(f"{path}: expected 6 cells, one a camera, of one cell for each identity")
     result = {}
@@ -204,38 +193,39 @@ def _read_permutation(path: Path) -> dict[tuple[int, int], np.ndarray]:
         for identity, cell in enumerate(cells.ravel(), 1):
             while cell.dtype == object and cell.size == 1:  # the official file wraps each matrix once more
                 cell = cell.ravel()[0]
-            if cell.size and (cell.ndim != 2 or len(cell) != TRIALS or cell.dtype.kind not in "uif"):
-                found = f"{cell.dtype} of shape {cell.shape}"
-                raise DataError(f"{path}: camera {camera}, identity {identity}: {found}, expected numbers in 10 rows")
+            if cell.size and (cell.ndim != 2 or len(cell) != TRIALS or cell.dtype == object):
+                what = f"{cell.dtype} of shape {cell.shape}"
+                raise DataError(f"{path}: camera {camera}, identity {identity}: {what}, expected numbers in 10 rows")
+            if cell.size and not ((cell > 0) & (cell < 2**31) & (cell == np.floor(cell))).all():
+                raise DataError(f"{path}: camera {camera}, identity {identity}: other numbers than 1, 2, ...")
             # int32 first: the file's uint8 would wrap round below 0.
             result[identity, camera] = cell.reshape(TRIALS, -1).astype(np.int32) - 1
     return result
 
 
-def rows_by_number(index: Index) -> dict[tuple[int, int], np.ndarray]:
+def rows_by_number(index: Index, found: list[str] | None = None) -> dict[tuple[int, int], np.ndarray]:
     """Rows of the index for every (identity, camera), such that the i-th is the file with number i + 1.
 
     The permutation counts images of an identity and the released evaluators take its entries for file numbers;
-    both agree only where files are numbered 1, 2, ... without a gap, so this is asserted.
+    both agree only where files are numbered 1, 2, ... without a gap, so this is asserted. found: as in `images.fail`.
     """
-    numbered = defaultdict(list)
+    problems, cells, numbered = [], {}, defaultdict(list)
     for row, (path, identity, camera) in enumerate(zip(index.path, index.identity, index.camera, strict=True)):
         stem = PurePosixPath(path).stem
-        if not stem.isdecimal():
-            raise DataError(f"{path}: expected a file number, as in cam1/0006/0001.jpg")
+        if not NUMBER.fullmatch(stem):
+            problems.append(f"{path}: expected a file number, as in cam1/0006/0001.jpg")
+            continue
         numbered[int(identity), int(camera)].append((int(stem), row))
-    problems, cells = [], {}
     for (identity, camera), pairs in numbered.items():
         pairs.sort()
         if [number for number, _ in pairs] != list(range(1, len(pairs) + 1)):
             problems.append(f"cam{camera}/{identity:04d}: files are not numbered 1 to {len(pairs)}, each once")
         cells[identity, camera] = np.array([row for _, row in pairs], np.int32)
-    fail(problems)
+    fail(problems[:8] + [f"index: {len(problems):,} such names in all"] * (len(problems) > 8), found)
     return cells
 
 
-def _refuse_mismatch(cells: dict, permutation: dict[tuple[int, int], np.ndarray], path: Path) -> None:
-    problems = []
+def _refuse_mismatch(cells: dict, permutation: dict, path: Path, problems: list[str]) -> None:
     identities = {identity for identity, _ in cells}
     for identity, camera in sorted({(i, c) for i in identities for c in CAMERAS} | set(cells)):
         number, order = len(cells.get((identity, camera), ())), permutation.get((identity, camera))
@@ -247,4 +237,3 @@ def _refuse_mismatch(cells: dict, permutation: dict[tuple[int, int], np.ndarray]
             problems.append(f"{name}: {order.shape[1]} images, but the index has {number} (cam{camera}/{identity:04d})")
         elif (np.sort(order, 1) != np.arange(number)).any():
             problems.append(f"{name}: the rows are not permutations of 1 to {number}")
-    fail(problems)

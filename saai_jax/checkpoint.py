@@ -18,7 +18,7 @@ from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 from saai_jax import parallel
-from saai_jax.log import replacing
+from saai_jax.log import parsed, replacing
 from saai_jax.state import TrainState
 
 
@@ -208,10 +208,13 @@ def write_config(file: str, config: Mapping[str, Any]) -> None:
 def read_config(file: str) -> dict[str, Any]:
     """The configuration that write_config kept. Raises CheckpointError naming a missing or damaged file."""
     try:
-        with open(file) as opened:
-            return dict(json.load(opened))
-    except (OSError, ValueError, TypeError) as error:
+        with open(file, encoding="utf-8") as opened:
+            found = parsed(opened.read())
+        if not isinstance(found, dict):
+            raise ValueError(f"it is a {type(found).__name__}, expected an object")
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: the configuration of a run cannot be read: {error}") from error
+    return found
 
 
 def refuse_other_run(file: str, config: Mapping[str, Any], free: Sequence[str], *, accept: bool = False) -> None:

@@ -16,7 +16,7 @@ from absl import logging
 from jaxtyping import Int
 
 from saai_jax.feature_readers import READERS, npy
-from saai_jax.features import Features, FeaturesError, checked
+from saai_jax.features import Features, FeaturesError, checked, whole_texts
 
 
 def columns(text: str, split: str = "") -> dict[str, str]:
@@ -105,9 +105,11 @@ def _features(file: Path, arrays: dict[str, np.ndarray], infrared: Collection[in
         # Such a name is no file number, so that no protocol can take it for one.
         arrays["path"] = np.array([f"row-{i:06d}" for i in range(n)], np.str_)
         logging.warning("%s: no path: protocols that need the names of files cannot be used", file)
-    derived = np.isin(arrays["camera"], list(infrared)).astype(np.int32)
-    arrays.setdefault("modality", derived)
+    known = "modality" in arrays
+    arrays.setdefault("modality", np.zeros(n, np.int32))  # until the cameras are known to be numbers
     features = checked(file, {field: arrays[field] for field in Features._fields})
+    derived = np.isin(features.camera, list(infrared)).astype(np.int32)
+    features = features if known else features._replace(modality=derived)
     for field, wrong, what in (
         ("camera", ~np.isin(features.camera, list(cameras or features.camera)), f"none of {_listed(cameras or ())}"),
         (
@@ -137,6 +139,8 @@ def _whole(file: Path, field: str, array: np.ndarray) -> np.ndarray:
         return array.astype(np.int32)
     if array.dtype.kind == "U":
         texts, array = array.ravel(), np.zeros(array.shape, np.int64)
+        if not (whole := whole_texts(texts)).all():
+            raise FeaturesError(f"{file}: {field} of row {int(np.argmin(whole))} is no text")
         for row, text in enumerate(texts):
             # at most 15 digits, so that int64 holds it
             if not re.fullmatch(r"\s*[+-]?[0-9]{1,15}(\.0*)?\s*", text):

@@ -19,21 +19,11 @@ import h5py
 import numpy as np
 import scipy.io
 
-from saai_jax.features import FeaturesError
+from saai_jax.features import DEFLATE, LONGEST, FeaturesError, read_npz
 
 SECONDS = 60  # that reading takes at most, and one more for every megabyte
 REFUSED = 3  # exit status: standard output says why
-# Deflate makes nothing smaller than this; what claims to be larger than its file can hold is damage, and fills memory.
-DEFLATE = 1032
 Read = Callable[[Path, Collection[str]], dict[str, np.ndarray]]  # (file, names) -> the arrays that are there
-
-
-def npz(file: Path, names: Collection[str]) -> dict[str, np.ndarray]:
-    archive = np.load(file, allow_pickle=False)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise FeaturesError(f"{file}: one array, not a .npz")
-    with archive:
-        return {name: archive[name] for name in names if name in archive}
 
 
 def npy(file: Path, names: Collection[str]) -> dict[str, np.ndarray]:
@@ -57,6 +47,8 @@ def npy(file: Path, names: Collection[str]) -> dict[str, np.ndarray]:
     for number, row in enumerate(rows):
         if len(row) != len(head):
             raise FeaturesError(f"{table}: row {number} has {len(row)} cells, the header has {len(head)}")
+        if any(len(cell) > LONGEST for cell in row):
+            raise FeaturesError(f"{table}: row {number} has a cell of more than {LONGEST} characters")
     found = {"embedding": embedding}
     for name in set(names) & set(head) - {"embedding"}:
         found[name] = np.array([row[head.index(name)] for row in rows], np.str_)
@@ -165,7 +157,7 @@ def main(file: str, output: str, *names: str) -> int:
     return 0
 
 
-READERS: dict[str, Read] = {".npz": npz, ".mat": apart, ".h5": apart, ".hdf5": apart, ".npy": npy}
+READERS: dict[str, Read] = {".npz": read_npz, ".mat": apart, ".h5": apart, ".hdf5": apart, ".npy": npy}
 
 if __name__ == "__main__":
     sys.exit(main(*sys.argv[1:]))

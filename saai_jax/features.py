@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import zipfile
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +28,9 @@ class Features(NamedTuple):
     path: np.ndarray
 
 
+LONGEST = 4096  # characters of a path; all are stored as wide as the longest
+# Deflate makes nothing smaller than this; what claims to be larger than its file can hold is damage, and fills memory.
+DEFLATE = 1032
 KINDS = {"embedding": ("f", "floats"), "path": ("U", "strings")}  # the others: whole numbers
 
 
@@ -43,11 +48,7 @@ def load(file: str | os.PathLike) -> Features:
     direction, so no cosine), modalities other than 0 and 1, damaged files. Unpickles nothing.
     """
     try:
-        archive = np.load(file, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise FeaturesError(f"{file}: one array, not a .npz of {', '.join(Features._fields)}")
-        with archive:
-            arrays = {key: archive[key] for key in Features._fields if key in archive}
+        arrays = read_npz(file, Features._fields)
     except FileNotFoundError as error:
         raise FeaturesError(f"{file}: no such file") from error
     except FeaturesError:
@@ -55,6 +56,31 @@ def load(file: str | os.PathLike) -> Features:
     except Exception as error:  # zipfile, zlib and numpy's header parser raise nearly every type on damaged input
         raise FeaturesError(f"{file}: damaged, or not a .npz of plain arrays: {error}") from error
     return checked(file, arrays)
+
+
+def read_npz(file: str | os.PathLike, names: Collection[str]) -> dict[str, np.ndarray]:
+    """Those of the arrays that a .npz has. Raises FeaturesError for another file, and as numpy does for damage."""
+    archive = np.load(file, allow_pickle=False)
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise FeaturesError(f"{file}: one array, not a .npz of {', '.join(names)}")
+    with archive:
+        members = archive.zip.infolist() if archive.zip else []
+        if other := [m.filename for m in members if m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]:
+            raise FeaturesError(f"{file}: {other[0]} is packed as numpy packs no array")
+        if sum(member.file_size for member in members) > DEFLATE * os.path.getsize(file):
+            raise FeaturesError(f"{file}: claims to hold more than the file can")
+        arrays = {name: archive[name] for name in names if name in archive}
+    if odd := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:  # bytes of something else
+        raise FeaturesError(f"{file}: {odd[0]} is damaged, or no array")
+    return arrays
+
+
+def whole_texts(texts: np.ndarray) -> np.ndarray:
+    """bool[n], whether each of str[n] is text that can be written: no half characters, none that Unicode lacks."""
+    if not texts.size or not texts.dtype.itemsize:
+        return np.ones(len(texts), bool)
+    codes = np.ascontiguousarray(texts.astype(texts.dtype.newbyteorder("="))).view(np.uint32).reshape(len(texts), -1)
+    return np.logical_and.reduce((codes <= 0x10FFFF) & ((codes < 0xD800) | (codes > 0xDFFF)), axis=1)
 
 
 def checked(file: str | os.PathLike, arrays: dict[str, np.ndarray]) -> Features:
@@ -74,6 +100,8 @@ def checked(file: str | os.PathLike, arrays: dict[str, np.ndarray]) -> Features:
             raise FeaturesError(f"{file}: {key} has {len(array)} rows, embedding has {rows}")
     if not rows:
         raise FeaturesError(f"{file}: embedding has no rows")
+    if not (whole := whole_texts(arrays["path"])).all():
+        raise FeaturesError(f"{file}: path of row {int(np.argmin(whole))} is no text")
 
     def refuse(bad, key: str, what: str):
         if np.any(bad):

@@ -29,13 +29,25 @@ def replacing(file: str | os.PathLike) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     os.close(handle)
     try:
-        yield Path(name)
+        with naming(file):
+            yield Path(name)
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)  # mkstemp's files are for their owner alone
         os.replace(name, file)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(file: str | os.PathLike) -> Iterator[None]:
+    """Gives an OSError that says only what happened (a full disk, say) the file's name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, os.fspath(file)) from error
+        raise
 
 
 class MetricsLog:
@@ -62,8 +74,9 @@ class MetricsLog:
         for name, value in entry.items():
             if isinstance(value, float) and value - value != 0:
                 raise ValueError(f"{self._file.name}: {name} is {value} in the {kind} entry of step {step}")
-        self._file.write(json.dumps(entry, allow_nan=False) + "\n")
-        self._file.flush()
+        with naming(self._file.name):
+            self._file.write(json.dumps(entry, allow_nan=False) + "\n")
+            self._file.flush()
 
     def close(self):
         self._file.close()
@@ -75,19 +88,41 @@ class MetricsLog:
         self.close()
 
 
+def parsed(text: str | bytes) -> Any:
+    """JSON as the standard has it: numbers that a float can hold, texts that UTF-8 can. Raises ValueError for else."""
+
+    def refuse(word: str) -> Any:
+        raise ValueError(f"{word[:40]} is no number that is kept here")
+
+    def number(word: str) -> float:
+        return value if abs(value := float(word)) < float("inf") else refuse(word)
+
+    def whole(word: str) -> int:
+        return int(word) if len(word) < 20 else refuse(word)  # what 64 bits hold
+
+    try:
+        value = json.loads(text, parse_constant=refuse, parse_float=number, parse_int=whole)
+        json.dumps(value, ensure_ascii=False).encode()  # half a character, \ud800, can be read but never written
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    return value
+
+
 def read_metrics(file: str | os.PathLike) -> list[dict[str, Any]]:
     """The entries of a metrics.jsonl in order, without a torn last line (a run may be writing it).
 
     Raises ValueError naming the first line that is no entry.
     """
-    entries = []
+    entries: list[dict[str, Any]] = []
     lines = Path(file).read_bytes().split(b"\n")
     # whatever follows the last newline was cut off, even if what is left of it parses
     for number, line in enumerate(lines[:-1], 1):
         try:
-            entry = json.loads(line)
-            if not isinstance(entry, dict) or type(entry.get("step")) is not int:
-                raise ValueError("no object with a whole 'step'")
+            entry = parsed(line)
+            if not isinstance(entry, dict) or type(entry.get("step")) is not int or type(entry.get("kind")) is not str:
+                raise ValueError("no object with a whole 'step' and a 'kind'")
+            if odd := [name for name, value in entry.items() if isinstance(value, dict | list)]:
+                raise ValueError(f"{odd[0][:100]!r} is no single value")
             entries.append(entry)
         except ValueError as error:
             if number == len(lines) - 1:  # a machine that lost power may leave zeros, with a newline by chance

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from saai_jax.log import replacing
+from saai_jax.log import parsed, replacing
 from saai_jax.statistics import bootstrap_interval
 
 METRICS = ("rank1", "rank5", "rank10", "rank20", "map", "minp")
@@ -120,7 +120,7 @@ def write(file: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, command
 def read(file: str | os.PathLike) -> dict[str, Any]:
     """The document that write has written. Raises ResultsError, naming the file and the first row at fault."""
     try:
-        document = json.loads(Path(file).read_text())
+        document = parsed(Path(file).read_bytes())
     except (OSError, ValueError) as error:
         raise ResultsError(f"{file}: not a readable JSON file: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("rows"), list):
@@ -129,7 +129,29 @@ def read(file: str | os.PathLike) -> dict[str, Any]:
     for number, line in enumerate(document["rows"]):
         if missing := [key for key in wanted if not isinstance(line, dict) or key not in line]:
             raise ResultsError(f"{file}: row {number} has no {', '.join(missing)}")
+        if odd := [key for key, good in _kinds(line).items() if not good]:
+            raise ResultsError(f"{file}: row {number}: {odd[0]} is {str(line.get(odd[0]))[:100]}, which no row has")
     return document
+
+
+def _kinds(line: Mapping[str, Any]) -> dict[str, bool]:
+    """Whether each value of a row, and of those that older files do not have, is what `row` writes."""
+
+    def numbers(value: Any) -> bool:
+        return isinstance(value, list) and all(type(x) in (int, float) for x in value)
+
+    def interval(value: Any) -> bool:
+        of = value.values() if isinstance(value, dict) else [value]
+        return all(ends is None or (numbers(ends) and len(ends) == 2) for ends in of)
+
+    good = {key: isinstance(line[key], str) for key in LABELS}
+    good |= {key: type(line[key]) in (int, float) for key in (*COUNTS, *METRICS)}
+    good |= {"parameters": isinstance(line["parameters"], dict), "trials": type(line["trials"]) is int}
+    good["std"] = isinstance(line["std"], dict) and numbers([line["std"].get(key) for key in METRICS])
+    good["per_trial"] = isinstance(line["per_trial"], list) and all(isinstance(t, dict) for t in line["per_trial"])
+    good["cmc"] = line.get("cmc") is None or (numbers(line["cmc"]) and len(line["cmc"]) > 0)
+    good["per_query"] = line.get("per_query") is None or isinstance(line["per_query"], dict)
+    return good | {key: interval(line.get(key)) for key in ("interval", "identity_interval")}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

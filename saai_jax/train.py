@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, Key
 
 from saai_jax import losses, parallel
@@ -188,7 +188,7 @@ def fit(
     saving it.
     """
     steps, start = len(epoch), int(state.step)
-    key = parallel.on_all(jax.random.key(seed), mesh)
+    key = jax.jit(jax.random.key, out_shardings=NamedSharding(mesh, jax.P()))(seed)
     state = parallel.on_all(state, mesh)
     bar = progress(batches, total=steps, description="train", initial=start)
     # Good steps of the epoch; of one that is resumed within, the earlier ones are taken to be.

@@ -2,11 +2,13 @@
 
 import contextlib
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from input_pipeline import records
 from input_pipeline.batches import Decoded, eval_batches, train_batches
 from input_pipeline.images import Folder
 from input_pipeline.index import Index
@@ -99,6 +101,21 @@ def test_any_number_of_workers(data, rows):
         assert_same(train(data, rows, workers=workers, threads=2), wanted)
     last = evaluate(data, batch=B, workers=2, threads=2)
     assert_same(last, evaluate(data, batch=B))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resized_pictures_make_the_same_batches(data, rows, tmp_path, workers):
+    images, index = data
+    where = tmp_path, "noise", "train"
+    records.store_resized(images, index, *where, HEIGHT, WIDTH)
+    # What is read is the pixels, not the files: their sizes still match, but none can be decoded.
+    root = tmp_path / "unreadable"
+    root.mkdir()
+    for path in index.path:
+        (root / path).write_bytes(bytes((Path(images.root) / path).stat().st_size))
+    resized = records.Resized(*where, index, root, HEIGHT, WIDTH)
+    assert_same(train((resized, index), rows, workers=workers), [expected(data, row) for row in rows])
+    assert_same(evaluate((resized, index), batch=B, workers=workers), evaluate(data, batch=B))
 
 
 @pytest.mark.parametrize("hosts", [2, 4])

@@ -87,3 +87,15 @@ def test_an_unknown_rule_and_an_unnamed_list_are_refused(tmp_path):
         custom.settings(INDEX, "", "", "none")
     with pytest.raises(ValueError, match="needs a gallery list"):
         custom.settings(INDEX, "a", "", "none")
+
+
+def test_paths_that_leave_the_data_root_are_refused_though_the_index_has_them(tmp_path):
+    paths = np.array(["/etc/a.png", "../b.png", "c.png", "d/../../d.png", "e.png"])
+    (tmp_path / "query.txt").write_text("c.png\n../b.png\n/etc/a.png\n")
+    (tmp_path / "gallery.txt").write_text("e.png\n")
+    index = Index(paths, INDEX.identity, INDEX.camera, INDEX.modality)
+    with pytest.raises(DataError) as error:
+        custom.settings(index, tmp_path / "query.txt", tmp_path / "gallery.txt", "none")
+    second, third = str(error.value).splitlines()
+    assert "query.txt:2: path '../b.png' leaves the data root" in second
+    assert "query.txt:3: path '/etc/a.png' leaves the data root" in third

@@ -128,3 +128,130 @@ def test_image_counts_of_llcm_are_warnings(tmp_path, monkeypatch):
     found = examine(tmp_path, "llcm", published=True)
     assert len(found) == 4
     assert all(line.startswith("warning: ") and "images" in line for line in found)
+
+
+def picture(mode="RGB", kind="PNG", seed=1, **options):
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (12, 6, 3), np.uint8)
+    Image.fromarray(pixels).convert(mode).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return picture(kind="JPEG", exif=exif)
+
+
+def test_pictures_of_odd_modes_are_warned_of(sysu_tree):
+    plain = examine(sysu_tree)
+    odd = {
+        "without colours": picture("L"),
+        "of two levels": picture("1", seed=2),
+        "with transparency, which is dropped": picture("RGBA"),
+        "with a palette": picture("P"),
+        "of four inks (CMYK)": picture("CMYK", "JPEG"),
+        "turned by an EXIF tag, which is not applied": turned(),
+    }
+    for number, content in enumerate(odd.values(), 1):
+        (sysu_tree / f"cam1/0006/{number:04d}.jpg").write_bytes(content)
+    (sysu_tree / "cam1/0006/0007.jpg").write_bytes(picture("L", seed=3))
+    (sysu_tree / "cam3/0006/0001.jpg").write_bytes(picture("L", seed=4))  # as infrared cameras write it
+    found = examine(sysu_tree)
+    assert plain == []
+    assert all(line.startswith("warning: test: visible images ") for line in found)
+    for number, remark in enumerate(odd, 1):
+        (line,) = [line for line in found if remark in line]
+        assert f"cam1/0006/{number:04d}.jpg" in line
+    assert len(found) == len(odd)
+    assert any(
+        line.endswith("without colours: cam1/0006/0001.jpg, cam1/0006/0002.jpg, cam1/0006/0007.jpg") for line in found
+    )
+
+
+def test_the_same_picture_as_visible_and_infrared_is_warned_of(sysu_tree):
+    (sysu_tree / "cam3/0006/0001.jpg").write_bytes((sysu_tree / "cam1/0006/0001.jpg").read_bytes())
+    (line,) = examine(sysu_tree)
+    assert line == "warning: cam3/0006/0001.jpg: same content as cam1/0006/0001.jpg, though of another modality"
+
+
+def test_pictures_that_no_split_has_are_warned_of(sysu_tree):
+    (sysu_tree / "cam2/0009").mkdir()
+    (sysu_tree / "cam2/0009/0001.jpg").write_bytes(b"")  # of nobody that is trained or tested on
+    assert examine(sysu_tree) == [f"warning: {sysu_tree}: images that no split has: cam2/0009/0001.jpg"]
+
+
+def test_a_fault_of_one_kind_hides_none_of_another(sysu_tree):
+    """In one pass: of the lists, the folders, the permutations and the pictures, of one split."""
+    write_permutation(sysu_tree / "exp/rand_perm_cam.mat", SMALL["test"] | {4: (3, 3, 5, 12, 12, 5)})
+    (sysu_tree / "exp/test_id.txt").write_text("4,5,6,7,x,6")
+    (sysu_tree / "exp/train_id.txt").write_text("0")
+    (sysu_tree / "cam4/0006").mkdir(exist_ok=True)
+    (sysu_tree / "cam5/0004/0003.png").write_bytes(picture())
+    (sysu_tree / "cam5/0006/0001.jpg").write_bytes(b"")
+    (sysu_tree / "cam1/0001/0002.jpg").write_bytes(noise(0)[:300])  # its list is what is at fault
+    (sysu_tree / "cam1/0002/0002.jpg").write_bytes((sysu_tree / "cam1/0001/0001.jpg").read_bytes())
+    found = examine(sysu_tree)
+    for part in (
+        "test_id.txt: x where positive identity numbers",
+        "test_id.txt: 6 listed more than once",
+        "no images in any cam*/0007",
+        "train_id.txt: 0 where positive identity numbers",
+        "cam5/0004/0003.png where only .jpg",
+        "camera 6, identity 4: 5 images, but the index has 4",
+        "0006/0001.jpg: empty file",
+        "0001/0002.jpg: not a readable image",
+        "cam1/0002/0002.jpg: same content as cam1/0001/0001.jpg, though of another identity",
+    ):
+        assert sum(part in line for line in found) == 1, (part, found)
+
+
+def test_a_fault_of_one_list_hides_none_of_another(tmp_path):
+    write_regdb(tmp_path, content=content)
+    visible, thermal = (tmp_path / f"idx/train_{name}_1.txt" for name in ("visible", "thermal"))
+    visible.write_text(visible.read_text() + "Visible/1/v_0.bmp\n/etc/hosts 0\nVisible/1/v_1.bmp 0\n")
+    thermal.write_text(thermal.read_text().replace(" 2\n", " 7\n"))
+    (tmp_path / "Thermal/1/t_0.bmp").unlink()
+    (tmp_path / "Thermal/10/t_0.bmp").write_bytes(b"")
+    (tmp_path / "idx/test_visible_1.txt").unlink()
+    (tmp_path / "Visible/3/v_0.bmp").write_bytes(b"BM")
+    found = examine(tmp_path, "regdb")
+    for part in (
+        "train_visible_1.txt:13: 'Visible/1/v_0.bmp', expected",
+        "train_visible_1.txt:14: path '/etc/hosts' leaves the data root",
+        "train_visible_1.txt: Visible/1/v_1.bmp listed more than once",
+        "labels run to 7, but 3, 4, 5, 6 is missing",
+        "identity folder 2 has more than one label",
+        f"lists files that are not in {tmp_path}: Thermal/1/t_0.bmp",
+        "test_visible_1.txt: cannot be read",
+        "test: no visible images of identities 3, 11",
+        "Thermal/10/t_0.bmp: empty file",
+        "Visible/3/v_0.bmp: not a readable image",
+    ):
+        assert sum(part in line for line in found) == 1, (part, found)
+
+
+def test_faults_of_llcm(tmp_path):
+    write_llcm(tmp_path, content=content)
+    nir = tmp_path / "idx/train_nir.txt"
+    nir.write_text("".join(line for line in nir.read_text().splitlines(True) if not line.startswith("nir/0012")))
+    (tmp_path / "test_vis/cam1/0007").rename(tmp_path / "test_vis/cam1/seven")
+    (tmp_path / "test_vis/cam3/0007").rename(tmp_path / "test_vis/cam3/0070")
+    (tmp_path / "test_nir/cam5").rmdir()
+    (tmp_path / "test_nir/cam5").write_bytes(b"")
+    found = examine(tmp_path, "llcm")
+    for part in (
+        "train: no infrared images of identities 12",
+        "test: no visible images of identities 7",
+        "test_nir: cam5 where only folders",
+        f"warning: {tmp_path / 'test_vis'}: 0070, seven not in idx/test_id.txt",
+    ):
+        assert sum(part in line for line in found) == 1, (part, found)
+
+
+def test_names_that_are_no_utf8_can_be_printed(sysu_tree):
+    name = b"0001\xff.jpg"
+    with open(bytes(sysu_tree / "cam1/0001") + b"/" + name, "wb") as stream:
+        stream.write(b"")
+    found = "\n".join(examine(sysu_tree))
+    assert "0001\\udcff.jpg: empty file" in found.encode().decode()

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import warnings
+import zipfile
 
 import foreign_files as write
 import h5py
@@ -404,3 +405,56 @@ def test_damaged_files_of_c_libraries_are_errors_or_whole(tmp_path, name, data):
         judged(tmp_path / name, exact=False)
     finally:
         feature_readers.SECONDS = seconds
+
+
+@pytest.mark.parametrize("kind", ["M8[s]", "m8[s]", "S3", "V3", "c16"])
+def test_cameras_of_odd_types_are_refused(tmp_path, kind):
+    write.npz(
+        tmp_path / "a.npz", {k: v for k, v in arrays().items() if k != "modality"} | {"camera": np.zeros(7, kind)}
+    )
+    with pytest.raises(FeaturesError, match="a.npz: camera is .*, not whole numbers"):
+        read(tmp_path / "a.npz", infrared_cameras=(3,))
+
+
+def test_text_that_cannot_be_written_is_refused(tmp_path):
+    """Half a character, or a number that is none: numpy stores both, and no file or screen takes them."""
+    for code in (0xD800, 0x110000):
+        odd = np.array([97] * 6 + [code], np.uint32).view("<U1")
+        for key, row in (("path", 6), ("identity", 6)):
+            write.npz(tmp_path / "a.npz", arrays() | {key: odd if key == "path" else np.where(odd == "a", "1", odd)})
+            with pytest.raises(FeaturesError, match=f"a.npz: {key} of row {row} is no text"):
+                read(tmp_path / "a.npz")
+        np.savez(tmp_path / "a.npz", **arrays() | {"path": odd})
+        with pytest.raises(FeaturesError, match="a.npz: path of row 6 is no text"):
+            load(tmp_path / "a.npz")
+
+
+def test_files_that_would_fill_the_memory_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((2, 3), np.float32))
+    (tmp_path / "a.csv").write_text(f"identity,camera,modality,path\n1,1,0,a\n1,1,0,{'a' * 5000}\n")
+    with pytest.raises(FeaturesError, match="a.csv: row 1 has a cell of more than 4096 characters"):
+        read(tmp_path / "a.npy")
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_BZIP2) as archive:
+        for key, array in arrays().items():
+            with archive.open(f"{key}.npy", "w") as stream:
+                np.lib.format.write_array(stream, array)
+    for reader in (read, load):
+        with pytest.raises(FeaturesError, match="embedding.npy is packed as numpy packs no array"):
+            reader(tmp_path / "a.npz")
+    write.npz(tmp_path / "a.npz", arrays())
+    whole = bytearray((tmp_path / "a.npz").read_bytes())
+    at = whole.index(b"PK\x01\x02")
+    whole[at + 24 : at + 28] = (2**32 - 2).to_bytes(4, "little")  # the size that the directory gives the first array
+    (tmp_path / "a.npz").write_bytes(whole)
+    for reader in (read, load):
+        with pytest.raises(FeaturesError, match="a.npz: claims to hold more than the file can"):
+            reader(tmp_path / "a.npz")
+
+
+def test_a_member_that_is_no_array_is_refused(tmp_path):
+    write.npz(tmp_path / "a.npz", {key: array for key, array in arrays().items() if key != "path"})
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr("path.npy", b"no array")
+    for reader in (read, load):
+        with pytest.raises(FeaturesError, match="path is damaged, or no array"):
+            reader(tmp_path / "a.npz")

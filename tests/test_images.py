@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import images
+from input_pipeline import images, lists
 from input_pipeline.index import DataError, Index
 
 
@@ -145,14 +145,14 @@ def test_list_images_sorts_and_does_not_descend(tmp_path):
 def test_read_ids(tmp_path):
     file = tmp_path / "ids.txt"
     file.write_text("\ufeff6,10, 17\r\n", encoding="utf-8")
-    assert images.read_ids(file) == [6, 10, 17]
+    assert lists.read_ids(file) == [6, 10, 17]
     for text, message in (("6,x,7", "x where"), ("0,1", "0 where"), ("6,7,6", "6 listed more"), (" \n", "empty")):
         file.write_text(text)
         with pytest.raises(DataError, match=rf"ids\.txt: {message}"):
-            images.read_ids(file)
+            lists.read_ids(file)
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match=r"ids\.txt: cannot be read"):
-        images.read_ids(file)
+        lists.read_ids(file)
 
 
 def test_read_list_names_every_bad_line(tmp_path):
@@ -160,23 +160,67 @@ def test_read_list_names_every_bad_line(tmp_path):
     (tmp_path / "vis/7/a b.jpg").touch()
     file = tmp_path / "list.txt"
     file.write_text("vis/7/a b.jpg 0\n\n")
-    assert images.read_list(tmp_path, "list.txt", "vis") == [("vis/7/a b.jpg", 7, 0)]
+    assert lists.read_list(tmp_path, "list.txt", "vis") == [("vis/7/a b.jpg", 7, 0)]
     file.write_text("vis/7/a b.jpg\nnir/7/a.jpg 0\nvis/../7/a.jpg 0\nvis/x/a.jpg 0\nvis/7/a b.jpg 0\n")
     with pytest.raises(DataError) as error:
-        images.read_list(tmp_path, "list.txt", "vis")
+        lists.read_list(tmp_path, "list.txt", "vis")
     assert [line.split("list.txt:")[1][0] for line in str(error.value).splitlines()] == ["1", "2", "3", "4"]
     for text, message in (("vis/7/a b.jpg 0\n" * 2, "more than once"), ("vis/7/c.jpg 0", r"not in .*vis/7/c\.jpg")):
         file.write_text(text)
         with pytest.raises(DataError, match=rf"list\.txt.*{message}"):
-            images.read_list(tmp_path, "list.txt", "vis")
+            lists.read_list(tmp_path, "list.txt", "vis")
 
 
 def test_refuse_mixed_labels():
-    images.refuse_mixed_labels([7, 7, 3], [0, 0, 1], "lists")
+    lists.refuse_mixed_labels([7, 7, 3], [0, 0, 1], "lists")
     for identities, labels, message in (
         ([7, 7, 3], [0, 1, 1], "identity folder 7 has more than one label"),
         ([7, 3, 5], [0, 0, 1], "label 0 has more than one identity folder"),
         ([7, 3], [0, 2], "labels run to 2, but 1 is missing"),
     ):
         with pytest.raises(DataError, match=message):
-            images.refuse_mixed_labels(identities, labels, "lists")
+            lists.refuse_mixed_labels(identities, labels, "lists")
+
+
+def test_paths_and_numbers_that_are_none(tmp_path):
+    """Of a list that somebody else wrote: what leaves the root, fills memory or wraps round is named with its line."""
+    (tmp_path / "vis/7").mkdir(parents=True)
+    (tmp_path / "vis/7/a.jpg").touch()
+    (tmp_path / "vis/8").symlink_to(tmp_path / "vis/7")  # made by who owns the root
+    file = tmp_path / "list.txt"
+    file.write_text("vis/7/a.jpg 0\nvis/8/a.jpg 1\n")
+    assert [row[1:] for row in lists.read_list(tmp_path, "list.txt", "vis")] == [(7, 0), (8, 1)]
+    for line, message in (
+        ("/etc/hosts 0", "leaves the data root"),
+        ("../vis/7/a.jpg 0", "leaves the data root"),
+        ("vis/7/..\\a.jpg 0", "leaves the data root"),
+        ("vis/7/a\0.jpg 0", "is no path"),
+        (f"vis/7/{'a' * 5000}.jpg 0", "is no path, expected one of 1 to 4096"),
+        ("vis/4294967297/a.jpg 0", "expected 'vis/<identity>"),
+        ("vis/7/a.jpg 99999999999999999999", "expected 'vis/<identity>"),
+    ):
+        file.write_text(f"vis/7/a.jpg 0\n{line}\n")
+        with pytest.raises(DataError, match=rf"list\.txt:2: .*{message}") as error:
+            lists.read_list(tmp_path, "list.txt", "vis")
+        assert len(str(error.value)) < 500
+    for text in (",", "4294967297", "9" * 5000, "-1", "1.0"):
+        file.write_text(text)
+        with pytest.raises(DataError, match=r"list\.txt: .*where positive identity numbers"):
+            lists.read_ids(file)
+    with pytest.raises(DataError, match="labels run to 999999999, but 1, 2, 3, 4, 5, 6, 7, 8"):
+        lists.refuse_mixed_labels([1, 2], [0, 999_999_999], "lists")
+    with pytest.raises(DataError, match=r"a\.jpg: identity 4294967297 does not fit 32 bits"):
+        Index(np.array(["a.jpg"]), np.array([2**32 + 1]), np.ones(1), np.ones(1))
+
+
+def test_faults_are_raised_or_collected_beside_what_is_sound(tmp_path):
+    for name in ("vis/7/a.jpg", "vis/7/b.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "list.txt").write_text("vis/7/a.jpg 0\nvis/7/c.jpg 0\nnonsense\nvis/7/b.jpg 0\nvis/7/a.jpg 0\n")
+    found = []
+    assert lists.read_list(tmp_path, "list.txt", "vis", found) == [("vis/7/a.jpg", 7, 0), ("vis/7/b.jpg", 7, 0)]
+    assert len(found) == 3
+    (tmp_path / "ids.txt").write_text("3,x,4,3")
+    assert lists.read_ids(tmp_path / "ids.txt", found) == [3, 4]
+    assert len(found) == 5

@@ -55,7 +55,10 @@ def test_read_metrics_names_the_bad_line_but_forgives_a_torn_end(tmp_path):
     for end in ('{"step": 2, "ki', '{"step": 2, "kind": "train"}', "\0\0\0", "\0\0\n"):
         file.write_text(good + end)
         assert [entry["step"] for entry in read_metrics(file)] == [1]
-    for line in ("rubbish\n", "[]\n", '{"kind": "train"}\n'):
+    bad = ["rubbish", "[]", '{"kind": "train"}', '{"step": 1}', '{"step": 1, "kind": 2}', "[" * 100_000]
+    bad += [f'{{"step": 1, "kind": "a", "loss": {value}}}' for value in ("NaN", "1e999", "[]", "{}", '"\\ud800"')]
+    bad += [f'{{"step": {10**30}, "kind": "a"}}']
+    for line in (f"{text}\n" for text in bad):
         file.write_text(good + line + good)
         with pytest.raises(ValueError, match=r"m\.jsonl:2: not a line of metrics"):
             read_metrics(file)

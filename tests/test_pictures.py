@@ -1,6 +1,7 @@
 """Folders of one's own pictures, made with Pillow."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from PIL import Image
 
 from input_pipeline.batches import eval_batches
 from input_pipeline.images import decode, refuse_unreadable
-from input_pipeline.index import DataError
+from input_pipeline.index import DataError, Index
 from input_pipeline.pictures import UNKNOWN, Pictures, decoded, read_folder, upright
+from saai_jax.features import Features, load, save
 
 
 def write(file, shape=(8, 6, 3), value=None, **how):
@@ -128,3 +130,30 @@ def test_other_files_are_left_out_aloud(tmp_path, monkeypatch):
     (tmp_path / "2.webp").write_text("x")
     assert len(read_folder(tmp_path, "visible")) == 1
     assert said == [f"{tmp_path}: left out what does not end in .jpg, .jpeg, .png, .bmp: 2.webp"]
+
+
+def test_pipes_and_names_that_are_no_text_are_refused(tmp_path):
+    write(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "b.jpg")
+    (tmp_path / "c\udcff.png").write_bytes((tmp_path / "a.png").read_bytes())
+    with pytest.raises(DataError) as error:
+        read_folder(tmp_path, "visible")
+    pipe, name = str(error.value).splitlines()
+    assert pipe == f"{tmp_path / 'b.jpg'}: a pipe or a device, expected files"
+    assert name.encode().endswith(b"c\\udcff.png': the name is no UTF-8, rename it")
+
+
+def test_paths_of_a_features_file_are_not_read_outside_of_the_folder(tmp_path):
+    write(tmp_path / "secret.png")
+    write(tmp_path / "own" / "a.png")
+    (tmp_path / "own" / "link.png").symlink_to(tmp_path / "secret.png")  # whoever owns the folder made it
+    one = np.ones(1, np.int32)
+    for path in ("../secret.png", str(tmp_path / "secret.png"), "a/../../secret.png", "a\0.png", ""):
+        save(tmp_path / "f.npz", Features(np.ones((1, 2), np.float32), one, one, one, np.array([path])))
+        found = load(tmp_path / "f.npz")
+        index = Index(found.path, found.identity, found.camera, found.modality)
+        with pytest.raises(DataError, match="leaves the data root|no path"):
+            decoded(tmp_path / "own", index, np.array([0]), 4, 2)
+    index = read_folder(tmp_path / "own", "visible")
+    assert index.path.tolist() == ["a.png", "link.png"]
+    assert decoded(tmp_path / "own", index, np.arange(2), 4, 2).shape == (2, 4, 2, 3)

@@ -1,4 +1,4 @@
-"""Packs: the pictures of the folder, in the order of the index, noticed when stale, and no TensorFlow."""
+"""Packs and resized pictures: those of the folder, in the order of the index, noticed when stale; no TensorFlow."""
 
 import pickle
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from test_images import noise
 
 from input_pipeline import records
-from input_pipeline.images import Folder, decode
+from input_pipeline.images import Folder, decode, resize
 from input_pipeline.index import DataError, Index
 
 PATHS = ["b/1.jpg", "a/2.bmp", "a/1.png", "b/é 3.jpg", "a/4.jpg"]
@@ -81,6 +81,76 @@ def test_stale_packs_are_refused_and_replaced(tree, tmp_path):
         opened(index)
 
 
+HEIGHT, WIDTH = 14, 7
+
+
+def store_resized(tree, tmp_path, height=HEIGHT):
+    root, index = tree
+    return records.store_resized(Folder(root, index), index, tmp_path / "packs", "sysu", "train", height, WIDTH)
+
+
+def opened_resized(tree, tmp_path, height=HEIGHT, index=None):
+    root, own = tree
+    return records.Resized(tmp_path / "packs", "sysu", "train", own if index is None else index, root, height, WIDTH)
+
+
+def test_resized_pictures_are_those_of_the_folder_bit_for_bit(tree, tmp_path):
+    root, index = tree
+    folder = store_resized(tree, tmp_path)
+    assert Path(folder).is_relative_to(tmp_path / "packs")
+    assert [path.name for path in (tmp_path / "packs").iterdir()] == ["resized"]
+    images, resized = Folder(root, index), opened_resized(tree, tmp_path)
+    sent = pickle.dumps(resized)
+    assert len(sent) < HEIGHT * WIDTH * 3  # not even one picture
+    for reader in (resized, pickle.loads(sent)):
+        assert len(reader) == 5
+        for i in (3, 0, 4, 1, 2):
+            assert type(reader[i]) is np.ndarray
+            assert reader[i].dtype == np.uint8
+            np.testing.assert_array_equal(reader[i], resize(decode(images[i], PATHS[i]), HEIGHT, WIDTH))
+
+
+def test_every_size_is_resized_on_its_own(tree, tmp_path):
+    store_resized(tree, tmp_path)
+    with pytest.raises(DataError, match="sysu train at 28 x 7; prepare them first"):
+        opened_resized(tree, tmp_path, height=28)
+    store_resized(tree, tmp_path, height=28)
+    shapes = [opened_resized(tree, tmp_path, height)[0].shape for height in (HEIGHT, 28)]
+    assert shapes == [(HEIGHT, WIDTH, 3), (28, WIDTH, 3)]
+
+
+def test_unreadable_pictures_are_all_named_and_none_is_resized(tree, tmp_path):
+    root, _ = tree
+    (root / "b/1.jpg").write_bytes(b"")
+    (root / "a/4.jpg").write_bytes(noise(9)[:200])
+    with pytest.raises(DataError) as error:
+        store_resized(tree, tmp_path)
+    assert len(str(error.value).splitlines()) == 2
+    assert all(path in str(error.value) for path in ("b/1.jpg", "a/4.jpg"))
+    assert not list((tmp_path / "packs").iterdir())
+
+
+def test_stale_or_damaged_resized_pictures_are_refused_and_replaced(tree, tmp_path):
+    root, index = tree
+    folder = Path(store_resized(tree, tmp_path))
+    with pytest.raises(DataError, match="other paths or identities"):
+        opened_resized(tree, tmp_path, index=index.take(np.array([1, 0, 2, 3, 4])))
+    other = noise(77, height=30)
+    (root / "b/1.jpg").write_bytes(other)
+    with pytest.raises(DataError, match="other file sizes"):
+        opened_resized(tree, tmp_path)
+    store_resized(tree, tmp_path)
+    wanted = resize(decode(other, "b/1.jpg"), HEIGHT, WIDTH)
+    np.testing.assert_array_equal(opened_resized(tree, tmp_path)[0], wanted)
+    (file,) = folder.glob("*.npy")
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(DataError, match="prepare the split again"):
+        opened_resized(tree, tmp_path)
+    file.unlink()
+    with pytest.raises(DataError, match="prepare the split again"):
+        opened_resized(tree, tmp_path)
+
+
 def test_tensorflow_is_never_imported(tree, tmp_path):
     code = """
 import sys
@@ -97,3 +167,60 @@ assert "tensorflow" not in sys.modules and "jax" not in sys.modules
     command = [sys.executable, "-c", code, str(tree[0]), str(tmp_path / "packs")]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_pack_is_noticed_to_be_of_other_files_or_other_labels(tree, tmp_path):
+    """A file added, removed, of another size; another identity, camera or modality for the same file."""
+    root, index = tree
+    pack(tree, tmp_path)
+
+    def opened(index):
+        return records.Packed(tmp_path / "packs", "sysu", "train", index, root)
+
+    (root / "b/9.jpg").write_bytes(noise(9))
+    added = Index(np.append(index.path, "b/9.jpg"), *(np.append(c, 1) for c in (index.identity, index.camera)), [0] * 6)
+    one = np.arange(5) == 2
+    for changed in (
+        added,
+        index.take(np.arange(4)),
+        Index(index.path, np.where(one, 5, index.identity), index.camera, index.modality),
+        Index(index.path, index.identity, np.where(one, 9, index.camera), index.modality),
+        Index(index.path, index.identity, index.camera, np.where(one, 1, index.modality)),
+    ):
+        with pytest.raises(DataError, match="sysu-train.*other paths or identities than the index"):
+            opened(changed)
+    assert len(opened(index)) == 5
+    with open(root / "a/2.bmp", "ab") as stream:
+        stream.write(b"\0")
+    with pytest.raises(DataError, match="other file sizes"):
+        opened(index)
+
+
+def test_a_damaged_pack_is_an_error_that_names_it(tree, tmp_path):
+    root, index = tree
+    folder = Path(pack(tree, tmp_path))
+    whole = {file: file.read_bytes() for file in folder.iterdir()}
+    (shard,) = (file for file in whole if "array_record" in file.name)
+
+    def read():
+        packed = records.Packed(tmp_path / "packs", "sysu", "train", index, root)
+        return [packed[i] for i in range(len(packed))]
+
+    expected = read()
+    for file, content in whole.items():
+        for damaged in (b"", content[: len(content) // 2]):
+            file.write_bytes(damaged)
+            with pytest.raises(DataError, match=r"sysu-train.*(damaged|made with other).*prepare the split again"):
+                read()
+        file.unlink()
+        with pytest.raises(DataError, match=r"sysu-train.*(damaged|made with other).*prepare the split again"):
+            read()
+        file.write_bytes(content)
+    content = bytearray(whole[shard])
+    at = content.index(expected[0][20:60])
+    content[at] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match=r"sysu-train/1.0.0: record 0 is damaged, prepare the split again"):
+        read()
+    shard.write_bytes(whole[shard])
+    assert read() == expected

@@ -130,7 +130,26 @@ def test_commit_of_a_repository_around_an_installed_package_is_not_ours(monkeypa
         ('{"rows": [', "not a readable JSON file"),
         ("[]", "no list of 'rows'"),
         ('{"rows": [3]}', "row 0 has no dataset"),
-        (json.dumps({"rows": [row(), {**row(), "map": 1} | {"std": {}}, {"dataset": "a"}]}), "row 2 has no protocol"),
+        (json.dumps({"rows": [row(), {**row(), "map": 1}, {"dataset": "a"}]}), "row 2 has no protocol"),
+        *(
+            (json.dumps({"rows": [row() | {key: value}]}), f"row 0: {key} is .*, which no row has")
+            for key, value in (
+                ("std", {}),
+                ("protocol", None),
+                ("map", "61.2"),
+                ("trials", True),
+                ("parameters", ["k1"]),
+                ("per_trial", [1]),
+                ("cmc", []),
+                ("cmc", [None]),
+                ("interval", {"map": [1]}),
+                ("per_query", []),
+            )
+        ),
+        (json.dumps({"rows": [row() | {"map": float("nan")}]}), "NaN is no number"),
+        (json.dumps({"rows": [row()]}).replace("70.5", "1e999"), "1e999 is no number"),
+        (json.dumps({"rows": [row() | {"protocol": "\ud800"}]}), "not a readable JSON file"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_read_names_the_fault(tmp_path, text, message):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from test_gallery import people
 
 from saai_jax.affinity import Gallery, StorageError
-from saai_jax.affinity.storage import ARRAYS, MANIFEST
+from saai_jax.affinity.storage import ARRAYS, MANIFEST, checksum, load
 
 QUERY, IMAGES = people(0)
 
@@ -167,3 +167,35 @@ def test_arrays_of_two_galleries_do_not_mix(gallery, folder, tmp_path):
     changed(folder, arrays=arrays | {"embedding": other["embedding"]})
     with pytest.raises(StorageError, match="the arrays do not belong together"):
         Gallery.load(folder)
+
+
+def replaced(folder, name, array):
+    """An array of the gallery, with a checksum and a shape that fit, as who meant harm would write it."""
+    arrays = json.loads((folder / MANIFEST).read_text())["arrays"]
+    file = folder / arrays[name]["file"]
+    np.save(file, array)
+    changed(folder, arrays=arrays | {name: arrays[name] | {"crc32": checksum(file), "shape": list(array.shape)}})
+
+
+def test_what_was_made_up_is_refused_though_its_checksums_fit(folder):
+    _, arrays = load(folder)
+    begin = np.array(arrays["begin"])
+    begin[1:4] = (2**31 - 1, -(2**31), -1)  # as 32-bit numbers wrap round, each is no less than the one before
+    endless = {name: np.where(np.arange(arrays[name].size).reshape(arrays[name].shape), arrays[name], np.nan)
+               for name in ("embedding", "value", "weight")}  # fmt: skip
+    for name, array, message in (
+        ("begin", begin, "do not belong together"),
+        ("column", np.array(arrays["column"]) + 99, "do not belong together"),
+        *((name, array.astype(np.float32), f"{name}-.*numbers that are not finite") for name, array in endless.items()),
+    ):
+        before = np.array(arrays[name])
+        replaced(folder, name, array)
+        with pytest.raises(StorageError, match=message):
+            load(folder)
+        replaced(folder, name, before)
+    load(folder)
+    whole = (folder / MANIFEST).read_text()
+    for text in ("[" * 100_000, whole.replace('"k1": 6', '"k1": 1e999'), whole.replace('"k1": 6', f'"k1": {10**30}')):
+        (folder / MANIFEST).write_text(text)
+        with pytest.raises(StorageError, match="gallery.json is not readable"):
+            load(folder)

@@ -95,6 +95,10 @@ def test_identities_come_from_mat_files_where_there_is_no_text(small):
     scipy.io.savemat(small / "official/train_id.mat", {"id": np.array([[1, 2]], np.uint16)})
     after = sysu.read_index(small, "train", published=False, split_dir=small / "official")
     assert after.path.tolist() == before.path.tolist()
+    for wrong in ([[1.0, np.nan]], [[1.5, 2]], [[0, 1]], [[-1, 1]], [[2.0**40, 1]], np.array([[1, "a"]], object), [[]]):
+        scipy.io.savemat(small / "official/train_id.mat", {"id": np.array(wrong)})
+        with pytest.raises(DataError, match=r"train_id\.mat: ('id' holds something else|cannot be read)"):
+            sysu.read_index(small, "train", published=False, split_dir=small / "official")
 
 
 def test_only_the_camera_folders_are_listed(small):
@@ -220,6 +224,12 @@ def test_settings_name_what_does_not_fit(small):
     cells["rand_perm_cam"][0, 0][3, 0][0, 0][7, 1] = 9
     scipy.io.savemat(path, {"rand_perm_cam": cells["rand_perm_cam"]})
     assert "camera 1, identity 4: the rows are not permutations of 1 to 3" in message(index)
+    for number in (0, 1.5, np.nan, 2.0**40):
+        matrix = np.where(cells["rand_perm_cam"][0, 0][3, 0][0, 0] == 9, number, 1.0)
+        cells["rand_perm_cam"][0, 0][3, 0][0, 0] = matrix
+        scipy.io.savemat(path, {"rand_perm_cam": cells["rand_perm_cam"]})
+        assert "camera 1, identity 4: other numbers than 1, 2, ..." in message(index)
+        matrix[7, 1] = 9
     scipy.io.savemat(path, {"other": 1})
     assert "no variable 'rand_perm_cam'" in message(index)
     scipy.io.savemat(path, {"rand_perm_cam": np.zeros((6, 1))})

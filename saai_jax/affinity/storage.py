@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from saai_jax.log import replacing
+from saai_jax.log import parsed, replacing
 
 FORMAT, VERSION = "saai-jax gallery", 1
 MANIFEST = "gallery.json"
 # What is stored, and the fields of the manifest beside them, with what they must be.
 ARRAYS = {"embedding": "f4", "value": "f4", "index": "i4", "begin": "i4", "column": "i4", "weight": "f4"}
+ROWS = 1 << 14  # that are looked at together
 OWN_FILE = re.compile(rf"({'|'.join(ARRAYS)})-[0-9a-f]{{32}}\.npy")
 
 
@@ -75,9 +76,12 @@ def load(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarra
     n = len(arrays["embedding"])
     index, begin, column = arrays["index"], arrays["begin"], arrays["column"]
     good = index.shape == arrays["value"].shape and len(index) == n and begin.shape == (n + 1,) and begin[0] == 0
-    good = good and (np.diff(begin) >= 0).all() and begin[-1] == len(column) == len(arrays["weight"])
+    good = good and (begin[1:] >= begin[:-1]).all() and begin[-1] == len(column) == len(arrays["weight"])
     if not good or any(len(x.ravel()) and not 0 <= x.min() <= x.max() < n for x in (index, column)):
         raise StorageError(f"{folder}: the arrays do not belong together, expected those of one gallery")
+    for name in ("embedding", "value", "weight"):
+        if not all(np.isfinite(arrays[name][i : i + ROWS]).all() for i in range(0, len(arrays[name]), ROWS)):
+            raise StorageError(f"{folder / found['arrays'][name]['file']} holds numbers that are not finite")
     return found["about"], arrays
 
 
@@ -85,7 +89,7 @@ def manifest(folder: Path) -> dict[str, Any]:
     """The checked content of gallery.json. Raises StorageError."""
     file = folder / MANIFEST
     try:
-        found = json.loads(file.read_text())
+        found = parsed(file.read_bytes())
         kind, version = found["format"], found["version"]
     except FileNotFoundError:
         raise StorageError(f"{file} is missing, expected a folder that Gallery.save has written") from None
@@ -110,17 +114,17 @@ def manifest(folder: Path) -> dict[str, Any]:
 def mapped(folder: Path, name: str, entry: dict[str, Any]) -> np.ndarray:
     """One array, checked against its entry in the manifest."""
     file = folder / entry["file"]
+    if checksum(file) != entry.get("crc32"):
+        raise StorageError(f"{file} is damaged: its checksum is not the one in {MANIFEST}")
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # on a header that was made up numpy raises nearly every type
         raise StorageError(f"{file} is damaged: {error}") from None
     dimensions = 2 if name in ("embedding", "value", "index") else 1
     if array.dtype != ARRAYS[name] or list(array.shape) != entry.get("shape") or array.ndim != dimensions:
         raise StorageError(f"{file} is {array.dtype}{list(array.shape)}, expected {ARRAYS[name]}{entry.get('shape')}")
-    if checksum(file) != entry.get("crc32"):
-        raise StorageError(f"{file} is damaged: its checksum is not the one in {MANIFEST}")
     return array
 
 

@@ -1,0 +1,90 @@
+"""MATLAB's files, as SciPy writes them and reads them too, and damage that would end SciPy's reader."""
+
+import numpy as np
+import pytest
+import scipy.io
+
+from input_pipeline import matlab
+from input_pipeline.index import DataError
+
+
+def same(one, other):
+    assert one.shape == other.shape
+    if one.dtype == object:
+        for a, b in zip(one.ravel(), other.ravel(), strict=True):
+            same(a, b)
+    else:
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+def cells(*values):
+    array = np.empty((len(values), 1), object)
+    for i, value in enumerate(values):
+        array[i, 0] = value
+    return array
+
+
+ARRAYS = {kind: np.arange(6).reshape(2, 3).astype(kind) for kind in ("f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4")}
+ARRAYS |= {
+    "i8": np.array([[-(2**40)]]),
+    "u8": np.array([[2**63]], np.uint64),
+    "cube": np.linspace(0, 1, 24).reshape(2, 3, 4),
+}
+ARRAYS |= {"none": np.zeros((10, 0)), "small": np.array([[7]], np.uint8)}
+ARRAYS["cells"] = cells(ARRAYS["u1"], cells(ARRAYS["f8"], cells(np.ones((1, 9)))), np.zeros((0, 0)))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_scipy_wrote_is_read_as_scipy_reads_it(tmp_path, packed):
+    scipy.io.savemat(tmp_path / "a.mat", {"text": "other", **ARRAYS, "of": {"a": 1}}, do_compression=packed)
+    found = scipy.io.loadmat(tmp_path / "a.mat", mat_dtype=True)
+    for name in ARRAYS:
+        same(matlab.read_mat(tmp_path / "a.mat", name), found[name])
+
+
+def test_the_other_order_of_bytes(tmp_path):
+    def element(kind, content):
+        return np.array([kind, len(content)], ">u4").tobytes() + content + bytes(-len(content) % 8)
+
+    parts = element(6, np.array([6, 0], ">u4").tobytes()) + element(5, np.array([1, 2], ">i4").tobytes())
+    parts += element(1, b"id") + element(9, np.array([258.0, 3.0], ">f8").tobytes())
+    (tmp_path / "a.mat").write_bytes(bytes(124) + b"\1\0MI" + element(14, parts))
+    same(matlab.read_mat(tmp_path / "a.mat", "id"), np.array([[258.0, 3.0]]))
+
+
+def test_what_is_no_such_file_is_named(tmp_path):
+    def refuse(message, name="a", file="a.mat"):
+        with pytest.raises(DataError, match=rf"{file}: .*{message}"):
+            matlab.read_mat(tmp_path / file, name)
+
+    refuse("cannot be read, expected a MATLAB file with 'a': No such file", file="none.mat")
+    scipy.io.savemat(tmp_path / "a.mat", {"s": "text", "c": np.array([[1j]]), "st": {"a": 1}, "z": np.eye(4)})
+    refuse("holds no variable 'a'")
+    for name in ("s", "c", "st"):
+        refuse("neither real numbers nor cells", name)
+    whole = (tmp_path / "a.mat").read_bytes()
+    for length in range(0, len(whole), 9):
+        (tmp_path / "a.mat").write_bytes(whole[:length])
+        refuse("cannot be read|no variable", "z")
+    scipy.io.savemat(tmp_path / "a.mat", {"a": np.eye(4)}, format="4")
+    refuse("version 5 to 7, not 7.3")
+    nested = np.ones((1, 1))
+    for _ in range(20):
+        nested = cells(nested)
+    scipy.io.savemat(tmp_path / "a.mat", {"a": nested})
+    refuse("cells in 9 cells")
+
+
+def test_claims_are_held_against_the_bytes_that_are_there(tmp_path, monkeypatch):
+    scipy.io.savemat(tmp_path / "a.mat", {"a": np.ones((3, 4))})
+    whole = (tmp_path / "a.mat").read_bytes()
+    at = whole.index(np.array([3, 4], "<i4").tobytes())
+    for shape in ((2**31 - 1, 2**31 - 1), (-3, -4), (3, 5), (0, 4)):
+        (tmp_path / "a.mat").write_bytes(whole[:at] + np.array(shape, "<i4").tobytes() + whole[at + 8 :])
+        with pytest.raises(DataError, match=r"a\.mat: cannot be read, damaged"):
+            matlab.read_mat(tmp_path / "a.mat", "a")
+    scipy.io.savemat(tmp_path / "a.mat", {"a": np.zeros((1000, 1000))}, do_compression=True)
+    monkeypatch.setattr(matlab, "MOST", 1 << 20)
+    with pytest.raises(DataError, match="cut short, or of more than 1048576 bytes"):
+        matlab.read_mat(tmp_path / "a.mat", "a")
