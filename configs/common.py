@@ -30,6 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
     d.skip_incomplete = False  # leave out identities with too few images of a modality, instead of refusing them
     d.verify = True  # decode every picture once before training; a pack needs no check
     d.packed = ""  # folder of array_record packs made by --mode=prepare; "" reads the image files
+    d.resized = ""  # folder of pixels at height x width made by --mode=prepare; "" decodes every picture every time
     d.height, d.width = 288, 144  # pixels
     d.identities, d.images = 10, 8  # of a batch; half the images of an identity are infrared
     d.threads, d.workers = 8, 0  # threads that decode, in so many processes beside the main one

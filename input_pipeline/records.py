@@ -183,21 +183,12 @@ class Resized:
     """
 
     def __init__(
-        self,
-        data_dir: str | os.PathLike,
-        name: str,
-        split: str,
-        index: Index,
-        root: str | os.PathLike,
-        height: int,
-        width: int,
+        self, data_dir: str | os.PathLike, name: str, split: str, index: Index, root: str, height: int, width: int
     ):
         folder = _resized_folder(data_dir, name, split, height, width)
         if not folder.is_dir():
-            raise DataError(
-                f"{folder}: no such folder, expected the pictures of {name} {split} at {height} x {width}; "
-                "prepare them first"
-            )
+            expected = f"the pictures of {name} {split} at {height} x {width}"
+            raise DataError(f"{folder}: no such folder, expected {expected}; prepare them first")
         try:
             stored = dict(json.loads((folder / _LISTING).read_text()))
             self.__setstate__(os.fspath(folder / _PIXELS))

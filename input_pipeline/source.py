@@ -48,6 +48,7 @@ class Source:
     query_list: str = ""
     gallery_list: str = ""
     rule: str = "same-camera"
+    resized: str = ""
 
     def __post_init__(self):
         if self.dataset not in protocols.KNOWN:
@@ -109,15 +110,18 @@ class Source:
         return {name: index for name, index in found.items() if index is not None}
 
     def verify(self, splits: dict[str, Index]) -> None:
-        """Decodes every picture once, before hours are spent; a pack holds only pictures that could be.
+        """Decodes every picture once, before hours are spent; what was prepared holds only pictures that could be.
 
         Raises DataError naming every picture of a split that cannot be decoded.
         """
-        for name, index in {} if self.packed else splits.items():
+        for name, index in {} if self.packed or self.resized else splits.items():
             refuse_unreadable(Folder(self.root, index), name, self.threads)
 
-    def images(self, index: Index, split: str) -> Folder | records.Packed:
-        """The encoded pictures of a split, from their pack if `packed` names one, else from the folder."""
+    def images(self, index: Index, split: str) -> Folder | records.Packed | records.Resized:
+        """The pictures of a split: prepared pixels if `resized` names some, or a pack if `packed`, else the folder."""
+        if self.resized:
+            size = self.height, self.width
+            return records.Resized(self.resized, self.pack_name, split, index, self.root, *size)
         if self.packed:
             return records.Packed(self.packed, self.pack_name, split, index, self.root)
         return Folder(self.root, index)
@@ -125,6 +129,11 @@ class Source:
     def pack(self, index: Index, split: str, folder: str) -> str:
         """Packs a split's image files into `folder`, to be read from there with `packed`."""
         return records.pack(Folder(self.root, index), index, folder, self.pack_name, split)
+
+    def store_resized(self, index: Index, split: str, folder: str) -> str:
+        """Decodes and resizes a split into `folder`, to be read from there with `resized`."""
+        images, size = Folder(self.root, index), (self.height, self.width)
+        return records.store_resized(images, index, folder, self.pack_name, split, *size)
 
     @property
     def pack_name(self) -> str:

@@ -23,7 +23,7 @@ from saai_jax.state import TrainState, adam_l2, initial_variables, new_state
 
 # What a run may change when it goes on: where things are, what is reported and how often, not what is learned.
 FREE = ("inference", "eval.", "aim.", "sim.", "k_reciprocal.")
-FREE += ("data.root", "data.split_dir", "data.packed", "data.threads", "data.workers", "data.verify")
+FREE += ("data.root", "data.split_dir", "data.packed", "data.resized", "data.threads", "data.workers", "data.verify")
 FREE += ("on_nonfinite", "train.log_every", "train.save_every", "train.validate_every")
 FREE += ("model.weights", "model.identities", "data.query_list", "data.gallery_list", "data.rule")
 # What does not matter any more once it is trained.

@@ -172,11 +172,15 @@ def mode_ablate(config: ConfigDict, workdir: str) -> None:
 
 
 def mode_prepare(config: ConfigDict, workdir: str) -> None:
-    """Packs every split into array_record files below config.data.packed, or workdir/packed."""
-    source, folder = source_of(config), config.data.packed or os.path.join(workdir, "packed")
-    splits = source.splits(config.data.images // 2)
-    collect(lambda name: source.pack(splits[name], name, folder), splits)
-    logging.info("packed %s; train from it with --config.data.packed=%s", ", ".join(splits), folder)
+    """Writes every split below config.data.resized as pixels, or below config.data.packed (workdir/packed) as packs."""
+    source, d = source_of(config), config.data
+    splits = source.splits(d.images // 2)
+    if d.resized:
+        kind, folder, store = "resized", d.resized, source.store_resized
+    else:
+        kind, folder, store = "packed", d.packed or os.path.join(workdir, "packed"), source.pack
+    collect(lambda name: store(splits[name], name, folder), splits)
+    logging.info("%s %s; train from it with --config.data.%s=%s", kind, ", ".join(splits), kind, folder)
 
 
 def mode_doctor(config: ConfigDict, workdir: str) -> None:

@@ -79,7 +79,8 @@ class MetricsLog:
             self._file.flush()
 
     def close(self):
-        self._file.close()
+        with naming(self._file.name):  # a line that could not be written is tried again
+            self._file.close()
 
     def __enter__(self) -> MetricsLog:
         return self

@@ -100,14 +100,6 @@ def test_no_whole_checkpoint_is_an_error(variables, saved, tmp_path):
         Checkpoints(folder).restore(fresh(variables))
 
 
-def test_a_disk_that_takes_no_more_is_one_clear_error(variables, saved, tmp_path):
-    """A file where the folder should be: nothing can be written there, whoever asks."""
-    (tmp_path / "checkpoints").write_text("")
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
-    with pytest.raises(CheckpointError, match="checkpoints: step 1 cannot be saved"):
-        checkpoints.save(1, fresh(variables, 1), {})
-
-
 def test_best_without_scores_is_an_error(variables, tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, fresh(variables), {})

@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -130,13 +128,14 @@ def test_two_files_named_columns_and_a_comparison(run, tmp_path):
     assert "'configs/sysu.py' is no flag" in launch("configs/sysu.py", code=1)
 
 
-def test_a_pack_trains_to_the_same_bits_as_the_folder(run):
+@pytest.mark.parametrize("kind", ["packed", "resized"])
+def test_what_was_prepared_trains_to_the_same_bits_as_the_folder(run, kind):
     folder, where, _ = run
-    packed = f"--config.data.packed={folder / 'packed'}"
-    launch(*where, "--mode=prepare", packed)
-    launch(*where, packed, "--config.eval.baselines=False", f"--workdir={folder / 'from_pack'}")
-    of_folder, of_pack = (folder / name / "metrics.jsonl" for name in ("work", "from_pack"))
-    assert of_folder.read_text() == of_pack.read_text()
+    prepared = f"--config.data.{kind}={folder / kind}"
+    assert f"train from it with {prepared}" in launch(*where, "--mode=prepare", prepared)
+    launch(*where, prepared, "--config.eval.baselines=False", f"--workdir={folder / f'from_{kind}'}")
+    of_folder, of_prepared = (folder / name / "metrics.jsonl" for name in ("work", f"from_{kind}"))
+    assert of_folder.read_text() == of_prepared.read_text()
 
 
 def test_the_paper_preset_and_another_layout_run(tmp_path):
@@ -150,33 +149,6 @@ def test_the_paper_preset_and_another_layout_run(tmp_path):
     rows = results.read(tmp_path / "work" / "results.json")["rows"]
     assert {r["direction"] for r in rows} == {"visible-to-infrared", "infrared-to-visible"}
     assert {r["parameters"].get("variant") for r in rows if r["inference"] == "aim"} == {"paper"}
-
-
-def test_a_killed_run_goes_on_to_the_same_bits(run, tmp_path):
-    """SIGKILL while steps are taken; the same command ends with the metrics and results of a run never stopped."""
-    _, where, _ = run
-    arguments = [*where, "--config.train.epochs=12", "--config.eval.baselines=False"]
-    launch(*arguments, f"--workdir={tmp_path / 'whole'}")
-    folder = tmp_path / "killed"
-    process = subprocess.Popen(
-        command(*arguments, f"--workdir={folder}"), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL
-    )
-
-    def saved() -> int:
-        return max((int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdecimal()), default=0)
-
-    while process.poll() is None and saved() < 20:
-        time.sleep(0.002)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    assert saved() < 60  # of some 85
-    assert "going on after step" in launch(*arguments, f"--workdir={folder}")
-    whole, killed = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "killed"))
-    assert killed == whole
-    steps = [entry["step"] for entry in map(json.loads, whole.splitlines()) if entry["kind"] == "train"]
-    assert steps == list(range(1, len(steps) + 1))
-    rows = [results.read(tmp_path / name / "results.json")["rows"] for name in ("killed", "whole")]
-    assert rows[0] == rows[1]
 
 
 def test_what_the_evaluation_needs_is_looked_at_before_training(run, tmp_path):

@@ -1,4 +1,4 @@
-"""A gallery over two processes, as over two hosts, gives what one process gives."""
+"""A gallery, and a run, over two processes, as over two hosts, give what one process gives."""
 
 import os
 import pathlib
@@ -8,15 +8,66 @@ import sys
 
 import numpy as np
 
+from benchmarks.faults import Runs
+from saai_jax import parallel, results
 from saai_jax.affinity import Gallery
+from saai_jax.log import read_metrics
 
 SCRIPT = pathlib.Path(__file__).parent / "gallery_process.py"
 
 
-def test_two_processes_give_what_one_gives(tmp_path):
+def free_port() -> str:
     with socket.socket() as s:
         s.bind(("localhost", 0))
-        port = str(s.getsockname()[1])
+        return str(s.getsockname()[1])
+
+
+def pair(runs, work, *flags):
+    """What two processes of one run print, after both ended well."""
+    where = f"--coordinator=localhost:{free_port()}", "--processes=2"
+    both = [runs.start(work, *where, f"--process={i}", *flags, stderr=subprocess.PIPE) for i in range(2)]
+    try:
+        printed = [process.communicate(timeout=240)[1] for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [0, 0], "\n".join(printed)
+    return printed
+
+
+def test_two_processes_train_and_evaluate_as_one(tmp_path):
+    runs = Runs(tmp_path, epochs=1)
+    one, work = runs.whole(), tmp_path / "two"
+    printed = pair(runs, work)
+    assert "wrote" in printed[0]
+    assert "wrote" not in printed[1]  # one process writes and speaks
+    ours, theirs = (
+        [entry for entry in read_metrics(folder / "metrics.jsonl") if entry["kind"] == "train"]
+        for folder in (work, one)
+    )
+    assert [entry["step"] for entry in ours] == [entry["step"] for entry in theirs]
+    np.testing.assert_allclose(ours[0]["loss"], theirs[0]["loss"], rtol=1e-5)
+    # Adam's first steps are signs of gradients, those of rounding noise too: see docs/parity.md.
+    np.testing.assert_allclose([e["loss"] for e in ours], [e["loss"] for e in theirs], rtol=1e-2)
+    together = results.read(work / "results.json")["rows"]
+    code, message = runs.run(work, "--mode=evaluate")
+    assert code == 0, message
+    for a, b in zip(together, results.read(work / "results.json")["rows"], strict=True):
+        np.testing.assert_allclose([a["rank1"], a["map"]], [b["rank1"], b["map"]], atol=0.1)
+
+
+def test_a_share_of_the_rows_is_everyones_and_nobodys_twice(monkeypatch):
+    for rows, processes in ((10, 3), (2, 2), (7, 1), (1, 2)):
+        parts = []
+        for process in range(processes):
+            monkeypatch.setattr(parallel.jax, "process_index", lambda process=process: process)
+            monkeypatch.setattr(parallel.jax, "process_count", lambda processes=processes: processes)
+            parts.append(np.arange(rows)[parallel.share(rows)])
+        np.testing.assert_array_equal(np.concatenate(parts), np.arange(rows))
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    port = free_port()
     files = [tmp_path / f"{i}.npz" for i in range(2)]
     running = [
         subprocess.Popen(

@@ -1,0 +1,250 @@
+"""What feeds the train step, against torch's DataLoader and the step itself: python -m benchmarks.input [section ...]
+
+Sections: loading (images/s from JPEG files, from a pack of them and from prepared pixels, by worker processes and
+threads), waiting (train steps fed by each, against the same steps on batches in memory); both by default. The pictures
+are drawn people, JPEG at --stored pixels, read at --height; torch reads the same files with the same Pillow calls, in
+the same batches. Figures are medians of --repeats turns in one process, ratios those of each turn's; what a loader had
+ready is not counted. Torch is an extra: pip install -e '.[bench]'; without it there are no rows for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+from PIL import Image
+
+from benchmarks import torch_affinity as plain
+from configs import common, synthetic
+from input_pipeline import records
+from input_pipeline.batches import Images, train_batches
+from input_pipeline.images import Folder
+from input_pipeline.index import Index
+from input_pipeline.sampling import sampling_plan
+from input_pipeline.scenes import CAMERAS
+from input_pipeline.synthetic import draw
+from modes.building import initial_state, model_of
+from saai_jax import parallel, train
+
+EACH = 12  # pictures of an identity: two of each camera
+NETWORKS: dict[str, Callable[[], ConfigDict]] = {"small": lambda: synthetic.get_config("large")}
+NETWORKS["resnet50"] = common.get_config
+
+
+def drawn(folder: str, images: int, height: int) -> Index:
+    """Draws so many JPEG files of people into a folder, twice as high as wide; their index."""
+    n = np.arange(images)
+    identity, camera = 1 + n // EACH, 1 + n % len(CAMERAS)
+    modality = [CAMERAS[int(c)].modality for c in camera]
+    index = Index(np.array([f"{i:05d}.jpg" for i in n]), identity, camera, np.array(modality))
+
+    def store(i: int) -> None:
+        pixels = draw(0, int(identity[i]), int(camera[i]), int(i), height, height // 2)
+        Image.fromarray(pixels).save(os.path.join(folder, str(index.path[i])), quality=92)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(store, n))
+    return index
+
+
+@dataclasses.dataclass
+class TorchPictures:
+    """What one writes down as a torch dataset; row -> (u8[h w 3], label, camera, modality)."""
+
+    folder: str
+    index: Index
+    labels: np.ndarray
+    height: int
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, row: int) -> tuple:
+        with Image.open(os.path.join(self.folder, str(self.index.path[row]))) as file:
+            image = file.convert("RGB").resize((self.height // 2, self.height), Image.Resampling.BILINEAR)
+        return np.array(image), self.labels[row], self.index.camera[row], self.index.modality[row]
+
+
+class Loader(NamedTuple):
+    """An endless source of batches, and how many it may have ready before they are asked for."""
+
+    batches: Iterator
+    buffered: int
+
+
+def ours(images: Images, index: Index, rows: np.ndarray, args: argparse.Namespace, threads: int, workers: int):
+    """Our batches of a plan's rows i32[steps b]."""
+    size = {"height": args.height, "width": args.height // 2}
+    batches = train_batches(images, index, rows, **size, threads=threads, workers=workers)
+    return Loader(batches, max(1, workers) * (max(2, threads) + 2))
+
+
+def torchs(folder: str, index: Index, rows: np.ndarray, args: argparse.Namespace, workers: int) -> Loader:
+    """torch's batches of the same rows."""
+    loader: Any = plain.load_torch().utils.data.DataLoader
+    pictures = TorchPictures(folder, index, index.labels(), args.height)
+    # Spawned: this process holds threads of JAX, which a fork would break.
+    options = {"num_workers": workers, "multiprocessing_context": "spawn"} if workers else {}
+    return Loader(iter(loader(pictures, batch_sampler=rows.tolist(), **options)), 2 * workers)
+
+
+def turn(loader: Loader, consume: Callable[[Iterator], Any]) -> float:
+    """Seconds that it takes to consume from a loader which has nothing ready, and is left idle."""
+    start = time.perf_counter()
+    # Twice: the first are ready, and the next are begun all at once, which only happens at the start.
+    for _ in range(2 * loader.buffered):
+        next(loader.batches)
+    filled = time.perf_counter()
+    consume(loader.batches)
+    end = time.perf_counter()
+    time.sleep(1.2 * (filled - start))  # what it goes on to buffer must not slow whoever is next
+    return end - filled
+
+
+def median(values: np.ndarray) -> float:
+    return float(np.median(values))
+
+
+def in_turn(loaders: dict[Any, Loader], consume: Callable[[Iterator], Any], repeats: int) -> dict[Any, np.ndarray]:
+    """Seconds to consume from each loader in each turn, after a round that starts them; ends them."""
+    for loader in loaders.values():
+        turn(loader, next)
+    rounds = [{name: turn(loader, consume) for name, loader in loaders.items()} for _ in range(repeats)]
+    for loader in loaders.values():
+        getattr(loader.batches, "close", lambda: None)()  # torch's end with the iterator
+    return {name: np.array([each[name] for each in rounds]) for name in loaders}
+
+
+def stepping(args: argparse.Namespace, index: Index) -> Callable[[Iterator], None]:
+    """Runs train steps of the network on the next batches, and waits for the last."""
+    config: Any = NETWORKS[args.network]()
+    config.data.height, config.data.width = args.height, args.height // 2
+    model = model_of(config, int(index.labels().max()) + 1)
+    mesh, state = parallel.batch_mesh(), initial_state(config, model)
+    key = parallel.on_all(jax.random.key(0), mesh)
+    recipe = train.Recipe(**config.loss, **config.augment, weight_decay=config.train.weight_decay)
+    rate, follow = np.float32(1e-4), np.float32(config.train.teacher_rate)
+
+    def consume(batches: Iterator) -> None:
+        nonlocal state
+        for _ in range(args.steps):
+            batch = parallel.split(next(batches), mesh)
+            state, _ = train.train_step(state, batch, rate, follow, key, model=model, recipe=recipe)
+        jax.block_until_ready(state)
+
+    return consume
+
+
+def held(loader: Loader) -> Loader:
+    """The loader's next batches over and over, from memory."""
+    copies = [{key: np.array(value) for key, value in next(loader.batches).items()} for _ in range(4)]
+    return Loader(itertools.cycle(copies), 0)
+
+
+def cell(value) -> str:
+    """Three digits of a number below 1,000, whole ones above."""
+    if not isinstance(value, float):
+        return "-" if value is None else str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+
+
+def table(rows: list[dict]) -> str:
+    """Rows with the same keys as a Markdown table."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([cell(x) for x in row.values()] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def loading(readers: dict[str, Any], index: Index, rows: np.ndarray, args: argparse.Namespace):
+    """Images per second of every reader, by processes and threads."""
+    cores = os.cpu_count() or 1
+    threads, processes = ([n for n in (1, 2, 4, 8, 16, 32) if n <= max(least, cores)] for least in (8, 2))
+    loaders = {(name, 0, t): ours(images, index, rows, args, t, 0) for name, images in readers.items() for t in threads}
+    loaders |= {("files", p, 2): ours(readers["files"], index, rows, args, 2, p) for p in processes if p <= 4}
+    if plain.load_torch():
+        loaders |= {("torch", p, "-"): torchs(readers["files"].root, index, rows, args, p) for p in (0, *processes)}
+    memory = held(loaders["resized", 0, 1])
+    seconds = in_turn(loaders, lambda batches: deque(itertools.islice(batches, args.batches), 0), args.repeats)
+    best = min((spent for (name, *_), spent in seconds.items() if name == "torch"), key=median, default=None)
+    number, step = rows.shape[1] * args.batches, args.step_images_per_second
+    if step is None:
+        steps = stepping(args, index)
+        steps(memory.batches)  # compiles
+        step = rows.shape[1] * args.steps / median(in_turn({"": memory}, steps, args.repeats)[""])
+        print(f"the step of {args.network} eats {cell(step)} images/s\n")
+    return [
+        {"pictures": name, "processes": p, "threads": t, "images/s": (x := number / median(spent))}
+        | {"of torch's best": None if best is None else median(best / spent), "of what the step eats": x / step}
+        for (name, p, t), spent in seconds.items()
+    ]
+
+
+def waiting(readers: dict[str, Any], index: Index, rows: np.ndarray, args: argparse.Namespace):
+    """Train steps fed by each reader with eight threads, against the same steps on batches in memory."""
+    loaders = {name: ours(images, index, rows, args, 8, 0) for name, images in readers.items()}
+    memory, steps = held(loaders["resized"]), stepping(args, index)
+    steps(memory.batches)  # compiles
+    seconds = in_turn({"memory": memory, **loaders}, steps, args.repeats)
+    return [
+        {"pictures": name, "ms a step": 1000 * median(s) / args.steps, "of memory's": median(s / seconds["memory"])}
+        for name, s in seconds.items()
+    ]
+
+
+def prepared(folder: str, index: Index, height: int) -> dict[str, Any]:
+    """The folder's pictures, with nothing prepared, packed, and decoded and resized before."""
+    files, where = Folder(folder, index), (os.path.join(folder, "prepared"), "drawn", "train")
+    records.pack(files, index, *where)
+    records.store_resized(files, index, *where, height, height // 2)
+    resized = records.Resized(*where, index, folder, height, height // 2)
+    return {"files": files, "packed": records.Packed(*where, index, folder), "resized": resized}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    sections = {f.__name__: f for f in (loading, waiting)}
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.input", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("section", nargs="*", default=list(sections), help=", ".join(sections))
+    parser.add_argument("--images", type=int, default=1200, help="pictures that are drawn")
+    parser.add_argument("--stored", type=int, default=432, help="their height in the files")
+    parser.add_argument("--height", type=int, default=288, help="their height in a batch; widths are half of it")
+    parser.add_argument("--identities", type=int, default=10, help="of a batch, eight pictures each")
+    parser.add_argument("--batches", type=int, default=32, help="batches that a turn of loading takes")
+    parser.add_argument("--steps", type=int, default=8, help="train steps of a turn")
+    parser.add_argument("--repeats", type=int, default=3, help="turns whose median is printed")
+    parser.add_argument("--network", choices=NETWORKS, default="small", help="whose step is run")
+    parser.add_argument("--step-images-per-second", type=float, help="what the step eats, if it is not to be timed")
+    args = parser.parse_args(arguments)
+    if unknown := sorted(set(args.section) - set(sections)):
+        parser.error(f"unknown section {unknown[0]!r}, expected some of {', '.join(sections)}")
+    flags.FLAGS.mark_as_parsed()  # or grain's worker processes do not start
+    torch = plain.load_torch()
+    device, other = jax.devices()[0].device_kind, f"torch {torch.__version__}" if torch else plain.ABSENT
+    print(f"{os.cpu_count()} CPU cores; jax {jax.__version__} on {device}; {other}")
+    with tempfile.TemporaryDirectory(prefix="saai-input-") as folder:
+        index = drawn(folder, args.images, args.stored)
+        readers = prepared(folder, index, args.height)
+        shape = {"identities": args.identities, "images": 8, "epochs": 1, "seed": 0}
+        plan = sampling_plan(index.identity, index.modality, **shape).rows
+        kib = np.mean([len(readers["files"][i]) for i in range(len(index))]) / 1024
+        print(f"{args.images} pictures of {args.stored} x {args.stored // 2} as JPEG of {kib:.0f} KiB, read at")
+        print(f"{args.height} x {args.height // 2} in batches of {plan.shape[1]}; medians of {args.repeats} turns")
+        # So many that no loader comes to an end: none has more than 200 batches ready.
+        rows = np.tile(plan, (-(-(args.repeats + 1) * (args.batches + args.steps + 400) // len(plan)), 1))
+        for name in args.section:
+            print(f"\n{name}: {sections[name].__doc__}", flush=True)
+            print(table(sections[name](readers, index, rows, args)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Faults injected into real runs, few of each kind; `python -m benchmarks.faults` does the same more often."""
+
+import signal
+
+import pytest
+
+from benchmarks import faults
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return faults.Runs(tmp_path_factory.mktemp("faults"), epochs=12)
+
+
+@pytest.mark.parametrize(
+    ("name", "moment", "how"),
+    [
+        ("inside a save", faults.in_a_save, signal.SIGKILL),
+        ("while training", faults.after_a_save, signal.SIGKILL),
+        ("while training", faults.after_a_save, signal.SIGTERM),
+    ],
+    ids=["save", "kill", "stop"],
+)
+def test_a_run_that_is_ended_goes_on_to_the_same_bits(runs, name, moment, how):
+    row = faults.kills(runs, 2, name, moment, how)
+    assert row.tries == 2
+    assert row.lost == ""
+
+
+def test_a_data_root_that_vanishes_is_one_line_and_costs_nothing(runs):
+    assert faults.data(runs).lost == ""
+
+
+def test_a_disk_without_room_is_one_line_and_costs_nothing(runs):
+    try:
+        rows = faults.disk(runs)
+    except PermissionError as error:
+        pytest.skip(str(error))
+    assert [row.lost for row in rows] == [""] * 4
+
+
+def test_a_damaged_checkpoint_costs_no_more_than_its_steps(runs):
+    row = faults.damage(runs, 2)
+    assert row.lost == ""
+    assert "the one before" in row.happened
+
+
+def test_one_of_two_processes_that_is_killed_ends_the_other(runs):
+    assert faults.processes(runs, 1).lost == ""
+
+
+def test_differences_are_seen(runs):
+    """The judge itself: runs of another seed differ in everything, one with a line less in that."""
+    other = runs.folder / "other"
+    assert runs.run(other, "--config.seed=1")[0] == 0
+    assert runs.differences(other) == ["metrics.jsonl", "rows of results.json", "the last state"]
+    assert runs.differences(runs.whole()) == []
+
+
+def test_another_run_in_the_same_workdir_is_refused(runs):
+    work = runs.folder / "held"
+    first = runs.start(work)
+    faults.until(lambda: (work / "checkpoints").exists(), first)
+    code, printed = runs.run(work)
+    first.kill()
+    first.wait()
+    assert code == 1
+    assert f"{work}: another run is training there" in printed
