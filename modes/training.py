@@ -79,13 +79,16 @@ def alone(workdir: str) -> Iterator[None]:
 def mode_train(config: ConfigDict, workdir: str) -> None:
     """Trains, or goes on where the run in workdir stopped, and evaluates."""
     with alone(workdir):
-        trained_in(config, workdir)
+        train_in(config, workdir)
     mode_evaluate(config, workdir)
 
 
-def trained_in(config: ConfigDict, workdir: str) -> None:
+def train_in(config: ConfigDict, workdir: str) -> None:
     """Trains to the end in a workdir that nobody else writes to."""
     c, t, source, file = config, config.train, source_of(config), os.path.join(workdir, "config.json")
+    if parallel.primary():
+        source.draw()
+    parallel.meet("a synthetic set is drawn")
     splits = source.splits(c.data.images // 2)
     index, validation = splits["train"], splits.get("validation")
     refuse_late_failures(c, splits["test"], validation)
@@ -111,6 +114,7 @@ def trained_in(config: ConfigDict, workdir: str) -> None:
     if checkpoints.steps():
         refuse_other_run(file, json.loads(c.to_json()), FREE, accept=FLAGS.accept_changes)
     state = checkpoints.restore(fresh) or fresh
+    del fresh  # or it would take a second state's place on the device
     if parallel.primary():
         write_config(file, json.loads(c.to_json()))
     start = int(state.step)
