@@ -42,6 +42,7 @@ def get_config() -> ml_collections.ConfigDict:
     m.pooling, m.parts = "prototypes", 7  # prototypes (SAFL), stripes or global
     m.aggregate_position = False  # Eq. 2 as printed: parts pool the position embedding too
     m.dtype = "float32"  # or bfloat16, for convolutions; statistics and losses stay float32
+    m.recompute = 0  # 1: less memory, each block is computed again for its gradient; n > 1: in n parts of the batch too
     m.identities = 0  # classes of the classifiers; counted from the training set and kept with the run
     m.weights = ""  # .pth: torchvision's ResNet-50 to start from, or a whole SAAI model to evaluate
 

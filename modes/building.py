@@ -25,7 +25,7 @@ from saai_jax.state import TrainState, adam_l2, initial_variables, new_state
 FREE = ("inference", "eval.", "aim.", "sim.", "k_reciprocal.")
 FREE += ("data.root", "data.split_dir", "data.packed", "data.resized", "data.threads", "data.workers", "data.verify")
 FREE += ("on_nonfinite", "train.log_every", "train.save_every", "train.validate_every")
-FREE += ("model.weights", "model.identities", "data.query_list", "data.gallery_list", "data.rule")
+FREE += ("model.weights", "model.identities", "model.recompute", "data.query_list", "data.gallery_list", "data.rule")
 # What does not matter any more once it is trained.
 TRAINED_FREE = (*FREE, "seed", "train.", "loss.", "augment.", "data.identities", "data.images", "data.published")
 TRAINED_FREE += ("data.skip_incomplete",)

@@ -3,66 +3,132 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from saai_jax.models import layers
+from saai_jax.models.layers import Moments
+
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def batch_norm(
-    x: Float[Array, "b h w c"],
-    scale: Float[Array, c],
-    bias: Float[Array, c],
-    mean: Float[Array, c],
-    var: Float[Array, c],
-    *,
-    train: bool,
-    momentum: float = 0.9,
-    eps: float = 1e-5,
-) -> tuple[Float[Array, "b h w c"], tuple[Float[Array, c], Float[Array, c]]]:
-    """Batch normalisation and the next running (mean, var), as torch.nn.BatchNorm2d: the running variance is unbiased.
+def on_cpu() -> bool:
+    """Whether what is traced now is for a CPU.
 
-    Statistics are float32 whatever the dtype of x. Not nn.BatchNorm, whose running variance is the biased one.
+    What XLA does badly there is written in other words below; for a GPU or TPU its own convolutions and poolings stay,
+    which their libraries and compilers know best.
     """
-    running = mean, var
-    if train:
-        n = x.size // x.shape[-1]
-        wide = x.astype(jnp.float32)
-        batch_mean = wide.mean((0, 1, 2))
-        batch_var = jnp.square(wide - batch_mean).mean((0, 1, 2))
-        unbiased = batch_var * (n / max(n - 1, 1))
-        running = momentum * mean + (1 - momentum) * batch_mean, momentum * var + (1 - momentum) * unbiased
-        mean, var = batch_mean, batch_var
-    # Centred before it is scaled: folding the mean into the bias cancels digits in the gradient of the scale.
-    y = (x.astype(jnp.float32) - mean) * (jax.lax.rsqrt(var + eps) * scale) + bias
-    return y.astype(x.dtype), running
+    return jax.default_backend() == "cpu"
 
 
-def instance_norm(x: Float[Array, "b h w c"], *, eps: float = 1e-5) -> Float[Array, "b h w c"]:
-    """Each image's channels to zero mean and unit variance over positions, without parameters, in float32."""
-    wide = x.astype(jnp.float32)
-    mean = wide.mean((1, 2), keepdims=True)
-    var = jnp.square(wide - mean).mean((1, 2), keepdims=True)
-    return ((wide - mean) * jax.lax.rsqrt(var + eps)).astype(x.dtype)
+def convolution(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], stride: int) -> Float[Array, "b h2 w2 d"]:
+    """Cross-correlation with (k - 1) / 2 zeros on all sides, as torch.nn.Conv2d(..., padding=k // 2) of an odd k."""
+    pad = len(kernel) // 2
+    if len(kernel) == 1 and on_cpu():
+        # A product, as which XLA does not write it by itself: the gradient of such a kernel is to it a convolution
+        # with a kernel of the picture's size.
+        return jnp.matmul(x[:, ::stride, ::stride] if stride > 1 else x, kernel[0, 0])
+    axes = ("NHWC", "HWIO", "NHWC")
+    # Padding is explicit: "SAME" pads strided convolutions differently from torchvision.
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=axes)
+
+
+def halved_max(x: Float[Array, "b h w c"], axis: int) -> Float[Array, "b h2 w2 c"]:
+    """Maxima of each even place of an axis and its two neighbours; the first of equal ones has the gradient."""
+    n, shape = -(-x.shape[axis] // 2), list(x.shape)
+    lowest, none = jnp.array(-jnp.inf, x.dtype), (0, 0, 0)
+    x = jax.lax.pad(x, lowest, [(0, 2 * n - x.shape[i], 0) if i == axis else none for i in range(4)])
+    pairs = x.reshape(*shape[:axis], n, 2, *shape[axis + 1 :])
+    even, after = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+    before = jax.lax.pad(after, lowest, [(1, -1, 0) if i == axis else none for i in range(4)])
+    first = lambda a, b: jnp.where(a >= b, a, b)  # noqa: E731  jnp.maximum shares the gradient of equal ones
+    return first(first(before, even), after)
+
+
+def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """Maxima of 3x3 windows in steps of 2, with one row and column of padding, as torch.nn.MaxPool2d(3, 2, 1)."""
+    if on_cpu():
+        # XLA scatters the gradient of a pooling window by window there. Columns go first: of equal values the first in
+        # reading order has the gradient then, as in the pooling itself.
+        return halved_max(halved_max(x, 2), 1)
+    return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
+
+
+class Conv(nn.Module):
+    """The `convolution` with a kernel drawn as torchvision does, for so many channels; x and the kernel in dtype."""
+
+    features: int
+    size: int
+    stride: int = 1
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, channels: int) -> Callable[[Float[Array, "b h w c"]], Float[Array, "b h2 w2 d"]]:
+        kernel = self.param("kernel", kaiming_fan_out, (self.size, self.size, channels, self.features))
+        return lambda x: convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
 
 
 class BatchNorm(nn.Module):
-    """Parameters and running statistics of `batch_norm`."""
+    """Scale, bias and running statistics f[features]; `keep` moves the statistics."""
 
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
-        c = (x.shape[-1],)
-        scale, bias = self.param("scale", nn.initializers.ones, c), self.param("bias", nn.initializers.zeros, c)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, c)
-        var = self.variable("batch_stats", "var", jnp.ones, c)
-        y, running = batch_norm(x, scale, bias, mean.value, var.value, train=train)
-        if train and not self.is_initializing():
-            mean.value, var.value = running
-        return y
+    features: int
+
+    def setup(self):
+        c = (self.features,)
+        self.scale, self.bias = (
+            self.param("scale", nn.initializers.ones, c),
+            self.param("bias", nn.initializers.zeros, c),
+        )
+        self.mean = self.variable("batch_stats", "mean", jnp.zeros, c)
+        self.var = self.variable("batch_stats", "var", jnp.ones, c)
+
+    def __call__(self) -> tuple[Float[Array, c], Float[Array, c]]:
+        return self.scale, self.bias
+
+    def running(self) -> Moments:
+        return Moments(self.mean.value, self.var.value, jnp.zeros(()))
+
+    def keep(self, of_batch: Moments) -> None:
+        if not self.is_initializing():
+            self.mean.value, self.var.value, _ = layers.running(self.running(), of_batch)
+
+
+Normed = tuple[layers.Layer, BatchNorm]
+
+
+def normed(conv: Conv, norm: str, channels: int) -> Normed:
+    """A convolution of so many channels with a BatchNorm of that name, within the module that calls."""
+    module = BatchNorm(conv.features, name=norm)
+    return layers.Layer(conv(channels), *module()), module
+
+
+def run(
+    x: Float[Array, "b h w c"],
+    chain: list[Normed],
+    side: Normed | None,
+    finish: layers.Finish,
+    *,
+    train: bool,
+    recompute: int,
+) -> Float[Array, "b h2 w2 d"]:
+    """`layers.through`, which moves the running statistics when it trains and goes by them when it does not."""
+    norms = [norm for _, norm in [*chain, *([side] if side else [])]]
+    how: dict[str, Any] = {"recompute": recompute} if train else {"known": [norm.running() for norm in norms]}
+    y, found = layers.through(x, [layer for layer, _ in chain], side[0] if side else None, finish, **how)
+    for norm, of_batch in zip(norms, found, strict=True):
+        if train:
+            norm.keep(of_batch)
+    return y
+
+
+def added(x: Array, y: Array, side: Array | None) -> Array:
+    """What a residual block ends with."""
+    return nn.relu((x if side is None else side) + y)
 
 
 class Bottleneck(nn.Module):
@@ -71,19 +137,20 @@ class Bottleneck(nn.Module):
     features: int
     stride: int
     dtype: jnp.dtype
+    recompute: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 c2"]:
-        conv = functools.partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=kaiming_fan_out)
-        out = 4 * self.features
-        y = nn.relu(BatchNorm(name="bn1")(conv(self.features, (1, 1), name="conv1")(x), train=train))
-        y = conv(self.features, (3, 3), self.stride, padding=1, name="conv2")(y)
-        y = nn.relu(BatchNorm(name="bn2")(y, train=train))
-        y = BatchNorm(name="bn3")(conv(out, (1, 1), name="conv3")(y), train=train)
-        if self.stride != 1 or x.shape[-1] != out:
-            x = conv(out, (1, 1), self.stride, padding=0, name="downsample_conv")(x)
-            x = BatchNorm(name="downsample_bn")(x, train=train)
-        return nn.relu(x + y)
+        conv, c, d, out = functools.partial(Conv, dtype=self.dtype), x.shape[-1], self.features, 4 * self.features
+        chain = [
+            normed(conv(d, 1, name="conv1"), "bn1", c),
+            normed(conv(d, 3, self.stride, name="conv2"), "bn2", d),
+            normed(conv(out, 1, name="conv3"), "bn3", d),
+        ]
+        side = None
+        if self.stride != 1 or c != out:
+            side = normed(conv(out, 1, self.stride, name="downsample_conv"), "downsample_bn", c)
+        return run(x, chain, side, added, train=train, recompute=self.recompute)
 
 
 class Basic(nn.Module):
@@ -92,17 +159,19 @@ class Basic(nn.Module):
     features: int
     stride: int
     dtype: jnp.dtype
+    recompute: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 c2"]:
-        conv = functools.partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=kaiming_fan_out)
-        y = conv(self.features, (3, 3), self.stride, padding=1, name="conv1")(x)
-        y = nn.relu(BatchNorm(name="bn1")(y, train=train))
-        y = BatchNorm(name="bn2")(conv(self.features, (3, 3), padding=1, name="conv2")(y), train=train)
-        if self.stride != 1 or x.shape[-1] != self.features:
-            x = conv(self.features, (1, 1), self.stride, padding=0, name="downsample_conv")(x)
-            x = BatchNorm(name="downsample_bn")(x, train=train)
-        return nn.relu(x + y)
+        conv, c, d = functools.partial(Conv, dtype=self.dtype), x.shape[-1], self.features
+        chain = [
+            normed(conv(d, 3, self.stride, name="conv1"), "bn1", c),
+            normed(conv(d, 3, name="conv2"), "bn2", d),
+        ]
+        side = None
+        if self.stride != 1 or c != d:
+            side = normed(conv(d, 1, self.stride, name="downsample_conv"), "downsample_bn", c)
+        return run(x, chain, side, added, train=train, recompute=self.recompute)
 
 
 class ModalityAttention(nn.Module):
@@ -112,15 +181,20 @@ class ModalityAttention(nn.Module):
     """
 
     dtype: jnp.dtype
+    recompute: int
     reduction: int = 16
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         c = x.shape[-1]
-        conv = functools.partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=kaiming_fan_out)
-        m = nn.relu(conv(c // self.reduction, (1, 1), name="squeeze")(x.mean((1, 2), keepdims=True)))
-        m = nn.sigmoid(conv(c, (1, 1), name="excite")(m))
-        return m * x + (1 - m) * instance_norm(x)
+        squeeze = Conv(c // self.reduction, 1, dtype=self.dtype, name="squeeze")(c)
+        excite = Conv(c, 1, dtype=self.dtype, name="excite")(c // self.reduction)
+
+        def attend(x: Array) -> Array:
+            m = nn.sigmoid(excite(nn.relu(squeeze(x.mean((1, 2), keepdims=True)))))
+            return m * x + (1 - m) * layers.instance_norm(x)
+
+        return (jax.checkpoint(attend) if self.recompute else attend)(x)
 
 
 class ResNet(nn.Module):
@@ -128,6 +202,7 @@ class ResNet(nn.Module):
 
     mam: the stages (3 and 4 in the released SYSU-MM01 model) that are followed by a ModalityAttention.
     stem_pool: the 3x3 max pooling after the first convolution, which small pictures can do without.
+    recompute: what training keeps for the gradient, see `layers.through`.
     """
 
     stages: Sequence[int] = (3, 4, 6, 3)
@@ -136,28 +211,20 @@ class ResNet(nn.Module):
     mam: Sequence[int] = ()
     stem_pool: bool = True
     dtype: jnp.dtype = jnp.float32
+    recompute: int = 0
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b h2 w2 c"]:
-        # Padding is explicit everywhere: "SAME" pads strided convolutions differently from torchvision.
-        x = nn.Conv(
-            self.width,
-            (7, 7),
-            2,
-            padding=3,
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=kaiming_fan_out,
-            name="conv1",
-        )(image.astype(self.dtype))
-        x = nn.relu(BatchNorm(name="bn1")(x, train=train))
-        if self.stem_pool:
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
+        def stem(x: Array, y: Array, side: Array | None) -> Array:
+            return max_pool(nn.relu(y)) if self.stem_pool else nn.relu(y)
+
+        first = normed(Conv(self.width, 7, 2, self.dtype, name="conv1"), "bn1", 3)
+        x = run(image, [first], None, stem, train=train, recompute=self.recompute)
         block = Bottleneck if self.bottleneck else Basic
         for i, depth in enumerate(self.stages):
             for j in range(depth):
-                stride = 2 if j == 0 and 0 < i < 3 else 1
-                x = block(self.width * 2**i, stride, self.dtype, name=f"layer{i + 1}_{j}")(x, train=train)
+                how = self.width * 2**i, 2 if j == 0 and 0 < i < 3 else 1, self.dtype, self.recompute
+                x = block(*how, name=f"layer{i + 1}_{j}")(x, train=train)
             if i + 1 in self.mam:
-                x = ModalityAttention(self.dtype, name=f"mam{i + 1}")(x)
+                x = ModalityAttention(self.dtype, self.recompute, name=f"mam{i + 1}")(x)
         return x

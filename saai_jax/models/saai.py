@@ -52,12 +52,12 @@ class SAAI(nn.Module):
     mam: Sequence[int] = ()
     stem_pool: bool = True
     dtype: jnp.dtype = jnp.float32
+    recompute: int = 0
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w 3"], modality: Int[Array, b], *, train: bool = False) -> Output:
-        x = ResNet(self.stages, self.width, self.bottleneck, self.mam, self.stem_pool, self.dtype, name="backbone")(
-            image, train=train
-        )
+        shape = self.stages, self.width, self.bottleneck, self.mam, self.stem_pool
+        x = ResNet(*shape, self.dtype, self.recompute, name="backbone")(image, train=train)
         b, h, w, _ = x.shape
         similarity = jnp.zeros((b, 0, h * w))
         feature = x.mean((1, 2))
