@@ -1,6 +1,6 @@
 """What faults do to a run: each is injected into real runs of launch.py, which are then compared with one left alone.
 
-    python -m benchmarks.faults [kills saves stops disk data damage processes readers] [--tries=30] [--mutations=1000]
+    python -m benchmarks.faults [kills saves stops disk data damage processes] [--tries=30]
 
 Prints a table: the fault, how often it was injected, what happened, what was lost. Exits with 1 if anything was. Runs
 are of the tiny synthetic set on the CPU; `disk` needs the right to mount a file system.

@@ -179,7 +179,8 @@ def store_resized(
 class Resized:
     """The pictures of an index as `store_resized` wrote them: len(resized), resized[i] -> u8[h w 3]. Picklable.
 
-    DataError: none of this size, or stale as a pack can be, or cut short.
+    DataError: none of this size, or stale as a pack can be, or not the array that was written; its pixels themselves
+    carry no checksum.
     """
 
     def __init__(
@@ -192,9 +193,12 @@ class Resized:
         try:
             stored = dict(json.loads((folder / _LISTING).read_text()))
             self.__setstate__(os.fspath(folder / _PIXELS))
-        except (OSError, ValueError, TypeError) as error:
+            found, expected = (self._pixels.dtype, *self._pixels.shape), (np.uint8, len(index), height, width, 3)
+        except Exception as error:  # a header is parsed as Python, whose parsers have errors of many kinds
             raise DataError(f"{folder}: cannot be read, prepare the split again: {error}") from error
         _refuse_stale(folder, stored, index, root)
+        if found != expected:
+            raise DataError(f"{folder / _PIXELS}: holds {found}, expected {expected}; prepare the split again")
 
     # Worker processes map the file themselves; numpy would send them all of its pixels.
     def __getstate__(self) -> str:

@@ -270,6 +270,20 @@ def read_pack(folder: Path) -> None:
         assert packed[i] == some_bytes(path)
 
 
+def write_resized(folder: Path) -> list[Path]:
+    (folder / "set/a").mkdir(parents=True)
+    for path in PACKED.path.tolist():
+        (folder / "set" / path).write_bytes(some_bytes(path))
+    whole = images.Folder(folder / "set", PACKED)
+    return sorted(Path(records.store_resized(whole, PACKED, folder / "ready", "sysu", "test", 8, 4)).iterdir())
+
+
+def read_resized(folder: Path) -> None:
+    ready = records.Resized(folder / "ready", "sysu", "test", PACKED, folder / "set", 8, 4)
+    assert np.stack([ready[i] for i in range(5)]).shape == (5, 8, 4, 3)
+    assert ready[0].dtype == np.uint8
+
+
 def of_split(module: Any) -> Callable[[Path], None]:
     return lambda folder: [sound_index(module.read_index(folder, s, published=False)) for s in ("train", "test")]
 

@@ -156,4 +156,5 @@ READERS = {
     "images": Reader(files.pictures_of, files.read_images, (DataError,)),
     "pictures": Reader(files.pictures_of, files.read_pictures, (DataError,)),
     "array-record": Reader(files.write_pack, files.read_pack, (DataError,)),
+    "resized": Reader(files.write_resized, files.read_resized, (DataError,)),
 }
