@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import sys
@@ -101,8 +102,9 @@ def leave(code: int) -> None:
     """Ends the process now: threads of a failed save, or the other processes, may be waiting for what never comes."""
     for child in multiprocessing.active_children():
         child.terminate()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more, or its disk is full
+            stream.flush()
     os._exit(code)
 
 
@@ -132,6 +134,7 @@ def main(arguments: list[str]) -> None:
             MODES[FLAGS.mode](FLAGS.config, workdir)
     except Stopped as error:
         print(f"launch.py: {error}", file=sys.stderr)
+        parallel.meet("stopped")  # or the first to go would take the others for orphans
         leave(STOPPED)
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:

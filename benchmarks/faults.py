@@ -82,6 +82,13 @@ class Runs:
         return found
 
 
+def free_port() -> int:
+    """One on which nothing listens."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
 def _ended(process: subprocess.Popen, seconds: float = 300) -> tuple[int, str]:
     try:
         printed = process.communicate(timeout=seconds)[1] or ""
@@ -121,6 +128,9 @@ def kills(runs: Runs, tries: int, name: str, moment: Callable[[Path], Callable[[
     """Ends runs at `moment` of their workdir, starts them again with the same command, to their end."""
     hits, codes, wrong, number = 0, set(), [], 0
     while hits < tries:
+        if number > 3 * tries:
+            wrong.append(f"the moment came {hits} times in {number} runs")
+            break
         work = runs.folder / f"{how.name}-{name.replace(' ', '-')}-{number}"
         number += 1
         while True:
@@ -139,7 +149,13 @@ def kills(runs: Runs, tries: int, name: str, moment: Callable[[Path], Callable[[
                 break
         wrong += runs.differences(work) if code == 0 else []
         shutil.rmtree(work)
-    ended = f"{number} runs went on to the bits of one left alone" if not wrong else "runs differ"
+    if how == signal.SIGTERM and STOPPED not in codes:
+        wrong.append(f"exit codes {codes}, never {STOPPED}")
+    ended = (
+        f"{number} {'run' if number == 1 else 'runs'} went on to the bits of one left alone"
+        if not wrong
+        else "runs differ"
+    )
     return Row(f"{how.name} {name}", hits, ended, "; ".join(wrong))
 
 
@@ -226,7 +242,8 @@ def damage(runs: Runs, tries: int) -> Row:
     stopped, wrong, used = runs.folder / "stopped", [], {"the last": 0, "the one before": 0}
     process = runs.start(stopped)
     until(lambda: last(stopped) > 0, process)
-    time.sleep(1)
+    first = last(stopped)
+    until(lambda: last(stopped) > first, process)  # there is one before the last
     process.send_signal(signal.SIGTERM)
     assert _ended(process)[0] == STOPPED
     for number in range(tries):
@@ -255,9 +272,7 @@ def processes(runs: Runs, tries: int) -> Row:
     wrong, seconds = [], []
     for number in range(tries):
         work = runs.folder / f"pair-{number}"
-        with socket.socket() as s:
-            s.bind(("localhost", 0))
-            where = f"--coordinator=localhost:{s.getsockname()[1]}"
+        where = f"--coordinator=localhost:{free_port()}"
         pair = [runs.start(work, where, "--processes=2", f"--process={i}", stderr=subprocess.PIPE) for i in range(2)]
         until(lambda work=work: last(work) > 0, pair[0], 0.01)
         pair[number % 2].kill()

@@ -38,7 +38,7 @@ def read_mat(path: str | os.PathLike, name: str) -> np.ndarray:
     except OSError as error:
         raise DataError(f"{path}: cannot be read, expected a MATLAB file with {name!r}: {error.strerror}") from error
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
-    if order is None:
+    if order is None or int(np.frombuffer(data[124:126], f"{order}u2")[0]) != 0x0100:
         raise DataError(f"{path}: cannot be read, expected a MATLAB file (version 5 to 7, not 7.3) with {name!r}")
     try:
         for kind, content in _elements(data[128:], order):
@@ -85,8 +85,8 @@ def _unpacked(content: bytes) -> bytes:
 
 def _matrix(body: bytes, order: str, name: str | None, depth: int = 0) -> np.ndarray | None:
     """The array of a matrix element; None if its name is another one. name: None for a cell's content."""
-    if not body:  # how MATLAB writes an empty cell
-        return np.zeros((0, 0))
+    if not body:  # how MATLAB writes an empty cell; as a variable it has no name
+        return np.zeros((0, 0)) if name is None else None
     # The name first: what else a file holds may be of any kind.
     parts = _elements(body, order)
     if len(parts) < 3:

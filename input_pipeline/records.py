@@ -157,6 +157,8 @@ def store_resized(
         staging.mkdir()
         # As the map is written, pages go to the disk: memory need not hold a whole split.
         pixels = np.lib.format.open_memmap(staging / _PIXELS, "w+", np.uint8, (len(index), height, width, 3))
+        with open(staging / _PIXELS, "r+b") as whole:
+            _reserve(whole.fileno(), folder / _PIXELS, os.path.getsize(staging / _PIXELS))
 
         def store(i: int) -> str:
             try:
@@ -174,6 +176,14 @@ def store_resized(
         os.makedirs(folder.parent, exist_ok=True)
         os.replace(staging, folder)
     return os.fspath(folder)
+
+
+def _reserve(handle: int, file: Path, size: int) -> None:
+    """Takes the disk's room for a file now: a page of a map that finds none later would end the process."""
+    try:
+        os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}, {size >> 20} MiB are needed", os.fspath(file)) from error
 
 
 class Resized:

@@ -99,6 +99,8 @@ def trained(config: ConfigDict, workdir: str) -> tuple[SAAI, dict]:
 def embed(config: ConfigDict, model: SAAI, variables: dict, index: Index, split: str) -> np.ndarray:
     """Retrieval features f32[n d] of a split, with a bar; every process computes a part and has the whole."""
     own = parallel.share(len(index))
+    if own.stop == own.start:
+        raise ValueError(f"{len(index)} {split} images leave none for a process, expected fewer processes")
     batches = source_of(config).eval_batches(index, split, config.eval.batch, own)
     part = embed_batches(config, model, variables, batches, own.stop - own.start, split)
     return parallel.gathered(part, len(index))

@@ -94,7 +94,7 @@ def train_in(config: ConfigDict, workdir: str) -> None:
     refuse_late_failures(c, splits["test"], validation)
     shape = {"identities": c.data.identities, "images": c.data.images, "epochs": t.epochs, "seed": c.seed}
     mesh = parallel.batch_mesh()
-    parallel.check_divides(c.data.identities * c.data.images, mesh)
+    parallel.check_divides(c.data.identities * c.data.images, mesh, c.model.recompute)
     plan = sampling_plan(index.identity, index.modality, **shape)
     c.model.identities = int(index.labels().max()) + 1
     model = model_of(c, c.model.identities)
@@ -118,6 +118,7 @@ def train_in(config: ConfigDict, workdir: str) -> None:
     if parallel.primary():
         write_config(file, json.loads(c.to_json()))
     start = int(state.step)
+    parallel.check_agreed(start, "the step to go on from")
     if start:
         logging.info("going on after step %d of %d", start, len(plan.rows))
 

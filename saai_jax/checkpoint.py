@@ -53,6 +53,8 @@ class Checkpoints:
             kept = {"arrays": digest(state), "shapes": _shapes(state), "scores": dict(scores)}
             described: Any = {"metrics": dict(scores) or None, "custom_metadata": kept | {"sha256": _sha256(kept)}}
             self._checkpointer.save_checkpointables_async(step, {"state": state}, **described)
+        except jax.errors.JaxRuntimeError:
+            raise  # the disk is not to blame, but another process that is gone
         except Exception as error:
             raise CheckpointError(f"{self.folder}: step {step} cannot be saved: {_brief(error)}") from error
 
@@ -61,6 +63,8 @@ class Checkpoints:
         try:
             if self._checkpointer:
                 self._checkpointer.wait()
+        except jax.errors.JaxRuntimeError:
+            raise
         except Exception as error:
             raise CheckpointError(f"{self.folder}: a checkpoint cannot be written: {_brief(error)}") from error
 
@@ -102,7 +106,11 @@ class Checkpoints:
         self.wait()
         steps = self.steps()[::-1]
         if which == "best" and steps:
-            scored = {step: score for step in steps if (score := self._score(step)) is not None}
+            try:
+                scores = {step: self._kept(step)["scores"] for step in steps}
+            except Damaged as error:
+                raise CheckpointError(f"{self.folder}: one is damaged, so the best is not known: {error}") from error
+            scored = {step: found["map"] for step, found in scores.items() if "map" in found}
             if not scored:
                 raise CheckpointError(f"{self.folder}: no checkpoint has a validation score, so none is the best")
             steps = [max(scored, key=scored.__getitem__)]
@@ -126,12 +134,6 @@ class Checkpoints:
         if found.get("sha256") != _sha256(kept):
             raise Damaged("its description is not the one that was saved")
         return kept
-
-    def _score(self, step: int) -> float | None:
-        try:
-            return self._kept(step)["scores"].get("map")
-        except Damaged:
-            return None
 
     def _read(self, step: int, like: TrainState) -> TrainState:
         kept, wanted = self._kept(step), _shapes(like)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -65,7 +66,8 @@ class MetricsLog:
             if kept.encode() != file.read_bytes():
                 with replacing(file) as temporary:
                     temporary.write_text(kept)
-        self._file = open(file, "a")  # noqa: SIM115 (open as long as the run)
+        # Without a buffer: what a full disk refuses must not be tried again when the file is closed.
+        self._file = open(file, "ab", buffering=0)  # noqa: SIM115 (open as long as the run)
 
     def write(self, step: int, kind: str, **values: Any):
         """Appends one line at once. Values: numbers, 0-d arrays, strings. Raises ValueError for NaN and infinity."""
@@ -74,13 +76,13 @@ class MetricsLog:
         for name, value in entry.items():
             if isinstance(value, float) and value - value != 0:
                 raise ValueError(f"{self._file.name}: {name} is {value} in the {kind} entry of step {step}")
+        line = json.dumps(entry, allow_nan=False).encode() + b"\n"
         with naming(self._file.name):
-            self._file.write(json.dumps(entry, allow_nan=False) + "\n")
-            self._file.flush()
+            if self._file.write(line) < len(line):  # the disk took a part
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self):
-        with naming(self._file.name):  # a line that could not be written is tried again
-            self._file.close()
+        self._file.close()
 
     def __enter__(self) -> MetricsLog:
         return self

@@ -39,12 +39,17 @@ def split(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return {name: jax.make_array_from_process_local_data(over, array) for name, array in batch.items()}
 
 
-def check_divides(batch: int, mesh: Mesh) -> None:
-    """Raises ValueError for a batch that cannot be spread evenly."""
-    if batch % mesh.size:
+def check_divides(batch: int, mesh: Mesh, parts: int) -> None:
+    """Raises ValueError for a batch that cannot be spread evenly, each of so many parts of it (1 or 0: the whole)."""
+    own, left = divmod(batch, mesh.size)
+    if left:
         raise ValueError(
             f"a batch of {batch} images cannot be spread evenly over {mesh.size} devices; change data.identities, "
             "data.images, or the devices that JAX sees (CUDA_VISIBLE_DEVICES)"
+        )
+    if parts < 0 or own % max(parts, 1):
+        raise ValueError(
+            f"model.recompute is {parts}, expected 0, 1, or parts that divide the {own} images of a device"
         )
 
 
@@ -57,6 +62,13 @@ def meet(name: str) -> None:
     """Waits until every process has come here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def check_agreed(number: int, what: str) -> None:
+    """Raises ValueError if the processes have not all the same number (storage may show them other files)."""
+    found = np.unique(multihost_utils.process_allgather(np.int64(number))) if jax.process_count() > 1 else [number]
+    if len(found) > 1:
+        raise ValueError(f"the processes do not agree on {what}: {list(map(int, found))}")
 
 
 def share(rows: int) -> slice:

@@ -237,4 +237,7 @@ def fit(
             checkpoints.wait()
             raise Stopped(step)
     checkpoints.wait()
+    # Asked while the last step was scored and saved; many processes agree on a step, and this one they have passed.
+    if start < steps and jax.process_count() == 1 and stop(steps):
+        raise Stopped(steps)
     return state

@@ -104,7 +104,8 @@ def document(file, rank1, config=None, shots=("single", "multi")):
     for name, inference in itertools.product(shots, INFERENCES):
         labels = dict(dataset="sysu", protocol="all", direction="-", shots=name, inference=inference)
         percent = dict.fromkeys(results.METRICS, rank1 + 10 * (inference == "aim"))
-        rows.append(labels | percent | dict(parameters={}, trials=1, queries=5, gallery=10, std={}, per_trial=[]))
+        spread = dict.fromkeys(results.METRICS, 0.0)
+        rows.append(labels | percent | dict(parameters={}, trials=1, queries=5, gallery=10, std=spread, per_trial=[]))
     results.write(file, rows, command="test", config=config or {})
     return file
 

@@ -128,3 +128,12 @@ def test_a_changed_configuration_is_refused_by_key(tmp_path):
     file.write_text("{")
     with pytest.raises(CheckpointError, match="config.json: the configuration of a run cannot be read"):
         refuse_other_run(file, {}, [])
+
+
+def test_a_damaged_description_is_never_passed_over_for_the_best(variables, saved, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(saved, folder)
+    file = folder / "2" / "_CHECKPOINT_METADATA"  # of the best
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="one is damaged, so the best is not known"):
+        Checkpoints(folder).restore(fresh(variables), "best")

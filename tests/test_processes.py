@@ -2,24 +2,17 @@
 
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 
 import numpy as np
 
-from benchmarks.faults import Runs
+from benchmarks.faults import Runs, free_port
 from saai_jax import parallel, results
 from saai_jax.affinity import Gallery
 from saai_jax.log import read_metrics
 
 SCRIPT = pathlib.Path(__file__).parent / "gallery_process.py"
-
-
-def free_port() -> str:
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return str(s.getsockname()[1])
 
 
 def pair(runs, work, *flags):
@@ -67,7 +60,7 @@ def test_a_share_of_the_rows_is_everyones_and_nobodys_twice(monkeypatch):
 
 
 def test_two_processes_give_what_one_gives(tmp_path):
-    port = free_port()
+    port = str(free_port())
     files = [tmp_path / f"{i}.npz" for i in range(2)]
     running = [
         subprocess.Popen(

@@ -177,6 +177,13 @@ def test_a_run_asked_to_stop_saves_first_and_continues_bit_for_bit(variables, tm
     assert read_metrics(tmp_path / "whole" / "metrics.jsonl") == read_metrics(tmp_path / "parts" / "metrics.jsonl")
 
 
+def test_a_run_asked_to_stop_while_it_saves_the_last_step_says_so(variables, tmp_path):
+    asked = iter([False] * STEPS + [True])
+    with pytest.raises(train.Stopped, match=f"stopped after step {STEPS}"):
+        run(fresh(variables), tmp_path, until=lambda step: next(asked))
+    assert Checkpoints(tmp_path / "checkpoints").steps()[-1] == STEPS
+
+
 def test_devices_share_a_batch_and_agree_with_one(variables, tmp_path):
     """Statistics, class centres and modality BatchNorm are those of the whole batch: 8 devices with a row each."""
     one, eight = (run(fresh(variables), tmp_path / str(n), devices=n) for n in (1, 8))
@@ -191,9 +198,13 @@ def test_devices_share_a_batch_and_agree_with_one(variables, tmp_path):
 
 def test_a_batch_that_cannot_be_spread_is_refused():
     mesh = parallel.batch_mesh(jax.devices()[:3])
-    parallel.check_divides(9, mesh)
+    parallel.check_divides(9, mesh, 0)
+    parallel.check_divides(12, mesh, 4)
     with pytest.raises(ValueError, match="a batch of 8 images cannot be spread evenly over 3 devices"):
-        parallel.check_divides(8, mesh)
+        parallel.check_divides(8, mesh, 0)
+    for parts in (2, -1):
+        with pytest.raises(ValueError, match=f"recompute is {parts}, expected .* the 3 images of a device"):
+            parallel.check_divides(9, mesh, parts)
 
 
 def test_one_program_serves_every_step(variables):
