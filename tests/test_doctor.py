@@ -32,6 +32,11 @@ def examine(root, dataset="sysu", published=False, **options):
     return doctor.examine(dataset, root, published=published, **options)
 
 
+def each_in_one_line(found, *parts):
+    for part in parts:
+        assert sum(part in line for line in found) == 1, (part, found)
+
+
 @pytest.mark.parametrize("dataset", doctor.DATASETS)
 def test_a_sound_set_has_no_problems(tmp_path, dataset):
     WRITERS[dataset](tmp_path, content=content)
@@ -192,7 +197,8 @@ def test_a_fault_of_one_kind_hides_none_of_another(sysu_tree):
     (sysu_tree / "cam1/0001/0002.jpg").write_bytes(noise(0)[:300])  # its list is what is at fault
     (sysu_tree / "cam1/0002/0002.jpg").write_bytes((sysu_tree / "cam1/0001/0001.jpg").read_bytes())
     found = examine(sysu_tree)
-    for part in (
+    each_in_one_line(
+        found,
         "test_id.txt: x where positive identity numbers",
         "test_id.txt: 6 listed more than once",
         "no images in any cam*/0007",
@@ -202,8 +208,7 @@ def test_a_fault_of_one_kind_hides_none_of_another(sysu_tree):
         "0006/0001.jpg: empty file",
         "0001/0002.jpg: not a readable image",
         "cam1/0002/0002.jpg: same content as cam1/0001/0001.jpg, though of another identity",
-    ):
-        assert sum(part in line for line in found) == 1, (part, found)
+    )
 
 
 def test_a_fault_of_one_list_hides_none_of_another(tmp_path):
@@ -216,7 +221,8 @@ def test_a_fault_of_one_list_hides_none_of_another(tmp_path):
     (tmp_path / "idx/test_visible_1.txt").unlink()
     (tmp_path / "Visible/3/v_0.bmp").write_bytes(b"BM")
     found = examine(tmp_path, "regdb")
-    for part in (
+    each_in_one_line(
+        found,
         "train_visible_1.txt:13: 'Visible/1/v_0.bmp', expected",
         "train_visible_1.txt:14: path '/etc/hosts' leaves the data root",
         "train_visible_1.txt: Visible/1/v_1.bmp listed more than once",
@@ -227,8 +233,7 @@ def test_a_fault_of_one_list_hides_none_of_another(tmp_path):
         "test: no visible images of identities 3, 11",
         "Thermal/10/t_0.bmp: empty file",
         "Visible/3/v_0.bmp: not a readable image",
-    ):
-        assert sum(part in line for line in found) == 1, (part, found)
+    )
 
 
 def test_faults_of_llcm(tmp_path):
@@ -240,13 +245,13 @@ def test_faults_of_llcm(tmp_path):
     (tmp_path / "test_nir/cam5").rmdir()
     (tmp_path / "test_nir/cam5").write_bytes(b"")
     found = examine(tmp_path, "llcm")
-    for part in (
+    each_in_one_line(
+        found,
         "train: no infrared images of identities 12",
         "test: no visible images of identities 7",
         "test_nir: cam5 where only folders",
         f"warning: {tmp_path / 'test_vis'}: 0070, seven not in idx/test_id.txt",
-    ):
-        assert sum(part in line for line in found) == 1, (part, found)
+    )
 
 
 def test_names_that_are_no_utf8_can_be_printed(sysu_tree):

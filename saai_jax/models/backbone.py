@@ -108,6 +108,13 @@ def normed(conv: Conv, norm: str, channels: int) -> Normed:
     return layers.Layer(conv(channels), *module()), module
 
 
+def shortcut(conv: Callable[..., Conv], channels: int, features: int, stride: int) -> Normed | None:
+    """What brings a block's input to the shape of its output; None where it has it already."""
+    if stride == 1 and channels == features:
+        return None
+    return normed(conv(features, 1, stride, name="downsample_conv"), "downsample_bn", channels)
+
+
 def run(
     x: Float[Array, "b h w c"],
     chain: list[Normed],
@@ -148,10 +155,7 @@ class Bottleneck(nn.Module):
             normed(conv(d, 3, self.stride, name="conv2"), "bn2", d),
             normed(conv(out, 1, name="conv3"), "bn3", d),
         ]
-        side = None
-        if self.stride != 1 or c != out:
-            side = normed(conv(out, 1, self.stride, name="downsample_conv"), "downsample_bn", c)
-        return run(x, chain, side, added, train=train, recompute=self.recompute)
+        return run(x, chain, shortcut(conv, c, out, self.stride), added, train=train, recompute=self.recompute)
 
 
 class Basic(nn.Module):
@@ -169,10 +173,7 @@ class Basic(nn.Module):
             normed(conv(d, 3, self.stride, name="conv1"), "bn1", c),
             normed(conv(d, 3, name="conv2"), "bn2", d),
         ]
-        side = None
-        if self.stride != 1 or c != d:
-            side = normed(conv(d, 1, self.stride, name="downsample_conv"), "downsample_bn", c)
-        return run(x, chain, side, added, train=train, recompute=self.recompute)
+        return run(x, chain, shortcut(conv, c, d, self.stride), added, train=train, recompute=self.recompute)
 
 
 class ModalityAttention(nn.Module):
