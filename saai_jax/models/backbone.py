@@ -26,13 +26,41 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
+@jax.custom_vjp
+def product(x: Float[Array, "b h w c"], kernel: Float[Array, "c d"]) -> Float[Array, "b h w d"]:
+    """x @ kernel, with gradients in the order that a CPU's compiler runs well.
+
+    Its own order for the kernel's transposes the gradient of the result, and evaluates all that makes that column by
+    column. Of the two factors the narrower one is transposed here.
+    """
+    return jnp.matmul(x, kernel)
+
+
+def _product(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return product(x, kernel), (x, kernel)
+
+
+def _product_gradient(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    (x, kernel), over_rows = kept, (((0,), (0,)), ((), ()))
+    c, d = kernel.shape
+    rows, of_rows = x.reshape(-1, c), g.reshape(-1, d)
+    if c <= d:
+        of_kernel = jax.lax.dot_general(rows, of_rows, over_rows)
+    else:
+        of_kernel = jax.lax.dot_general(of_rows, rows, over_rows).T
+    return jnp.matmul(of_rows, kernel.T).reshape(x.shape), of_kernel
+
+
+product.defvjp(_product, _product_gradient)
+
+
 def convolution(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], stride: int) -> Float[Array, "b h2 w2 d"]:
     """Cross-correlation with (k - 1) / 2 zeros on all sides, as torch.nn.Conv2d(..., padding=k // 2) of an odd k."""
     pad = len(kernel) // 2
     if len(kernel) == 1 and on_cpu():
         # A product, as which XLA does not write it by itself: the gradient of such a kernel is to it a convolution
         # with a kernel of the picture's size.
-        return jnp.matmul(x[:, ::stride, ::stride] if stride > 1 else x, kernel[0, 0])
+        return product(x[:, ::stride, ::stride] if stride > 1 else x, kernel[0, 0])
     axes = ("NHWC", "HWIO", "NHWC")
     # Padding is explicit: "SAME" pads strided convolutions differently from torchvision.
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=axes)
