@@ -1,4 +1,4 @@
-"""The ResNet against a naive numpy one with torchvision's padding; its convolutions and pooling by themselves."""
+"""The ResNet against a naive numpy one with torchvision's padding."""
 
 import itertools
 import math
@@ -7,46 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
+from naive import slow_conv, slow_max_pool
 
 from saai_jax.models import backbone
 from saai_jax.models.saai import SAAI
 
-SEEDS = st.integers(0, 2**31)
-quick = settings(deadline=None, max_examples=20)
 EPS = 1e-5
 
 
 def normal(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def windows(x, size, stride, pad, fill):
-    """Every output place and the patch of the padded picture that it sees."""
-    x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=fill)
-    rows, columns = ((n - size) // stride + 1 for n in x.shape[1:3])
-    for i, j in itertools.product(range(rows), range(columns)):
-        yield (i, j), (rows, columns), x[:, i * stride : i * stride + size, j * stride : j * stride + size]
-
-
-def slow_conv(x, kernel, stride, pad):
-    """Cross-correlation with the same zeros on all four sides, as torch.nn.Conv2d(..., padding=pad)."""
-    out = None
-    for (i, j), shape, patch in windows(x, len(kernel), stride, pad, 0.0):
-        out = np.zeros((len(x), *shape, kernel.shape[3])) if out is None else out
-        for image in range(len(x)):
-            for channel in range(kernel.shape[3]):
-                out[image, i, j, channel] = (patch[image] * kernel[..., channel]).sum()
-    return out
-
-
-def slow_max_pool(x, size, stride, pad):
-    out = None
-    for (i, j), shape, patch in windows(x, size, stride, pad, -np.inf):
-        out = np.zeros((len(x), *shape, x.shape[3])) if out is None else out
-        out[:, i, j] = patch.max((1, 2))
-    return out
 
 
 def slow_instance_norm(x):
@@ -145,66 +115,3 @@ def test_saai_has_the_released_parameters():
     assert count["neck"] == 2 * 16_384  # scales; the released biases are frozen at 0
     assert [n for name, n in count.items() if name.endswith("classifier")] == [6_471_680] * 3
     assert sum(count.values()) == 43_957_312
-
-
-@pytest.fixture(params=["cpu", "native"])
-def written_for(request, monkeypatch):
-    """Both ways in which the backbone writes what it computes: a CPU's, and the others'."""
-    monkeypatch.setattr(backbone, "on_cpu", lambda: request.param == "cpu")
-
-
-@pytest.mark.usefixtures("written_for")
-@pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
-@pytest.mark.parametrize("shape", [(6, 4), (7, 5)])
-def test_convolution_is_the_loop_with_its_gradients(size, stride, shape):
-    x, kernel = normal(0, 2, *shape, 3), normal(1, size, size, 3, 4)
-    expected = slow_conv(np.float64(x), np.float64(kernel), stride, size // 2)
-    found = backbone.convolution(x, kernel, stride)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-    # It is linear in both: what goes in and what comes out meet in the same sum.
-    weight = normal(2, *expected.shape)
-    gradients = jax.vjp(lambda x, k: backbone.convolution(x, k, stride), x, kernel)[1](weight)
-    for side, gradient in zip((x, kernel), gradients, strict=True):
-        np.testing.assert_allclose((side * gradient).sum(), (weight * expected).sum(), rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("channels", [(3, 4), (5, 2)])
-def test_convolutions_for_a_cpu_have_the_gradients_of_the_others(monkeypatch, channels):
-    x, kernel, weight = normal(0, 2, 5, 4, channels[0]), normal(1, 1, 1, *channels), normal(2, 2, 3, 2, channels[1])
-    results = []
-    for cpu in (True, False):
-        monkeypatch.setattr(backbone, "on_cpu", lambda cpu=cpu: cpu)
-        results.append(jax.vjp(lambda x, k: backbone.convolution(x, k, 2), x, kernel)[1](weight))
-    for found, expected in zip(*results, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.usefixtures("written_for")
-@pytest.mark.parametrize("shape", [(6, 4), (7, 5), (1, 2)])
-@pytest.mark.parametrize("levels", [None, 2])  # few levels: nearly every window has equal maxima
-def test_max_pool_is_the_loop_and_the_first_maximum_has_the_gradient(shape, levels):
-    x = normal(0, 2, *shape, 3)
-    x = x if levels is None else np.float32(np.clip(np.round(x), 0, levels - 1))
-    expected = slow_max_pool(np.float64(x), 3, 2, 1)
-    np.testing.assert_array_equal(backbone.max_pool(x), expected)
-    weight, gradient = normal(1, *expected.shape), np.zeros(x.shape)
-    for b, i, j, c in np.ndindex(*expected.shape):
-        rows, columns = (range(max(2 * k - 1, 0), min(2 * k + 2, n)) for k, n in zip((i, j), shape, strict=True))
-        r, q = next((r, q) for r in rows for q in columns if x[b, r, q, c] == expected[b, i, j, c])
-        gradient[b, r, q, c] += weight[b, i, j, c]
-    np.testing.assert_allclose(jax.vjp(backbone.max_pool, x)[1](weight)[0], gradient, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.usefixtures("written_for")
-def test_max_pool_hides_nothing_that_is_not_a_number():
-    x = normal(0, 1, 5, 4, 1)
-    for i, j in np.ndindex(5, 4):
-        spoilt = x.copy()
-        spoilt[0, i, j] = np.nan
-        assert np.isnan(backbone.max_pool(spoilt)).any(), (i, j)
-
-
-def test_max_pool_of_half_precision_keeps_it():
-    x = jnp.asarray(normal(0, 2, 5, 4, 3), jnp.bfloat16)
-    assert backbone.max_pool(x).dtype == jnp.bfloat16
-    np.testing.assert_array_equal(backbone.max_pool(x), slow_max_pool(np.float32(x), 3, 2, 1))

@@ -369,3 +369,33 @@ def test_the_results_name_what_made_them(run):
     assert document["config"]["data"]["synthetic"] == "tiny"
     assert any("launch.py" in word for word in document["command"])
     assert document["versions"]["jax"]
+
+
+LEFT_BEHIND = """
+import asyncio, time
+import tensorstore
+import launch
+
+class Broken:
+    def __del__(self):
+        raise ValueError("said")
+
+promise, future = tensorstore.Promise.new()
+async def wait():
+    await future
+loop = asyncio.new_event_loop()
+task = loop.create_task(wait())
+loop.run_until_complete(asyncio.sleep(0.01))
+loop.close()
+launch.sys.unraisablehook = launch.unraised
+promise.set_result(1)
+Broken()
+time.sleep(0.2)
+"""
+
+
+def test_a_failed_save_leaves_no_traceback_behind():
+    """Its writes end after the loop that waited for them is closed; what else cannot be raised is still printed."""
+    done = subprocess.run([sys.executable, "-c", LEFT_BEHIND], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "said" in done.stderr
+    assert "Event loop is closed" not in done.stderr

@@ -6,12 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
-from test_backbone import EPS, SEEDS, normal, quick, slow_instance_norm
+from test_backbone import EPS, normal, slow_instance_norm
 
-from saai_jax.models import backbone, layers
+from saai_jax.models import backbone, layers, spatial
+
+SEEDS = st.integers(0, 2**31)
+quick = settings(deadline=None, max_examples=20)
 
 
 def slow_batch_norm(x, scale, bias, mean, var, train):
@@ -97,7 +100,7 @@ def test_a_block_updates_statistics_only_in_training():
     variables = block.init(jax.random.key(0), x, train=True)
     for name, value in {"scale": 1, "bias": 0, "mean": 0, "var": 1}.items():
         np.testing.assert_array_equal((variables["params"]["bn1"] | variables["batch_stats"]["bn1"])[name], value)
-    y = backbone.convolution(x, variables["params"]["conv1"]["kernel"], 1)
+    y = spatial.convolution(x, variables["params"]["conv1"]["kernel"], 1)
     expected = slow_batch_norm(np.asarray(y), np.ones(4), np.zeros(4), np.zeros(4), np.ones(4), True)[1:]
     after = [block.apply(variables, x, train=train, mutable="batch_stats")[1]["batch_stats"] for train in (True, False)]
     for name, slow in zip(("mean", "var"), expected, strict=True):

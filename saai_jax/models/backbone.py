@@ -11,81 +11,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from saai_jax.models import layers
+from saai_jax.models import layers, spatial
 from saai_jax.models.layers import Moments
 
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
-def on_cpu() -> bool:
-    """Whether JAX computes on a CPU where nothing else is said.
-
-    What XLA does badly there is written in other words below; for a GPU or TPU its own convolutions and poolings stay,
-    which their libraries and compilers know best.
-    """
-    return jax.default_backend() == "cpu"
-
-
-@jax.custom_vjp
-def product(x: Float[Array, "b h w c"], kernel: Float[Array, "c d"]) -> Float[Array, "b h w d"]:
-    """x @ kernel, with gradients in the order that a CPU's compiler runs well.
-
-    Its own order for the kernel's transposes the gradient of the result, and evaluates all that makes that column by
-    column. Of the two factors the narrower one is transposed here.
-    """
-    return jnp.matmul(x, kernel)
-
-
-def _product(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return product(x, kernel), (x, kernel)
-
-
-def _product_gradient(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    (x, kernel), over_rows = kept, (((0,), (0,)), ((), ()))
-    c, d = kernel.shape
-    rows, of_rows = x.reshape(-1, c), g.reshape(-1, d)
-    if c <= d:
-        of_kernel = jax.lax.dot_general(rows, of_rows, over_rows)
-    else:
-        of_kernel = jax.lax.dot_general(of_rows, rows, over_rows).T
-    return jnp.matmul(of_rows, kernel.T).reshape(x.shape), of_kernel
-
-
-product.defvjp(_product, _product_gradient)
-
-
-def convolution(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], stride: int) -> Float[Array, "b h2 w2 d"]:
-    """Cross-correlation with (k - 1) / 2 zeros on all sides, as torch.nn.Conv2d(..., padding=k // 2) of an odd k."""
-    pad = len(kernel) // 2
-    if len(kernel) == 1 and on_cpu():
-        # A product, as which XLA does not write it by itself: the gradient of such a kernel is to it a convolution
-        # with a kernel of the picture's size.
-        return product(x[:, ::stride, ::stride] if stride > 1 else x, kernel[0, 0])
-    axes = ("NHWC", "HWIO", "NHWC")
-    # Padding is explicit: "SAME" pads strided convolutions differently from torchvision.
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=axes)
-
-
-def halved_max(x: Float[Array, "b h w c"], axis: int) -> Float[Array, "b h2 w2 c"]:
-    """Maxima of each even place of an axis and its two neighbours; the first of equal ones has the gradient."""
-    n, shape = -(-x.shape[axis] // 2), list(x.shape)
-    lowest, none = jnp.array(-jnp.inf, x.dtype), (0, 0, 0)
-    x = jax.lax.pad(x, lowest, [(0, 2 * n - x.shape[i], 0) if i == axis else none for i in range(4)])
-    pairs = x.reshape(*shape[:axis], n, 2, *shape[axis + 1 :])
-    even, after = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
-    before = jax.lax.pad(after, lowest, [(1, -1, 0) if i == axis else none for i in range(4)])
-    # jnp.maximum shares the gradient of equal ones; what is not a number stays, as in the pooling itself.
-    first = lambda a, b: jnp.where((a >= b) | jnp.isnan(a), a, b)  # noqa: E731
-    return first(first(before, even), after)
-
-
-def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """Maxima of 3x3 windows in steps of 2, with one row and column of padding, as torch.nn.MaxPool2d(3, 2, 1)."""
-    if on_cpu():
-        # XLA scatters the gradient of a pooling window by window there. Columns go first: of equal values the first in
-        # reading order has the gradient then, as in the pooling itself.
-        return halved_max(halved_max(x, 2), 1)
-    return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
 
 
 class Conv(nn.Module):
@@ -99,7 +28,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, channels: int) -> Callable[[Float[Array, "b h w c"]], Float[Array, "b h2 w2 d"]]:
         kernel = self.param("kernel", kaiming_fan_out, (self.size, self.size, channels, self.features))
-        return lambda x: convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        return lambda x: spatial.convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
 
 
 class BatchNorm(nn.Module):
@@ -246,7 +175,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b h2 w2 c"]:
         def stem(x: Array, y: Array, side: Array | None) -> Array:
-            return max_pool(nn.relu(y)) if self.stem_pool else nn.relu(y)
+            return spatial.max_pool(nn.relu(y)) if self.stem_pool else nn.relu(y)
 
         first = normed(Conv(self.width, 7, 2, self.dtype, name="conv1"), "bn1", 3)
         x = run(image, [first], None, stem, train=train, recompute=self.recompute)
