@@ -14,7 +14,7 @@ from ml_collections import config_flags
 
 from input_pipeline.index import DataError
 from modes import own, ranking, reporting, training
-from saai_jax import features, parallel, results, torch_weights
+from saai_jax import features, memory, parallel, results, torch_weights
 from saai_jax.checkpoint import CheckpointError
 from saai_jax.train import Stopped
 
@@ -119,6 +119,7 @@ def unraised(error) -> None:
 
 def main(arguments: list[str]) -> None:
     """Runs the mode; an expected error is one message, not a traceback."""
+    memory.keep_freed()
     sys.unraisablehook = unraised
     logging.set_verbosity(logging.INFO)
     # The libraries log every step they take to the same place; of theirs only warnings are for the user, and of orbax's

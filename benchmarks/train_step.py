@@ -32,7 +32,7 @@ from benchmarks import torch_affinity as plain
 from benchmarks.input import table
 from configs import synthetic, sysu
 from modes.building import initial_state, model_of
-from saai_jax import train
+from saai_jax import memory, train
 from saai_jax.models.saai import feature_map
 from saai_jax.torch_weights import to_torch_names
 
@@ -251,6 +251,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if unknown := sorted(set(args.section) - set(NETWORKS)):
         parser.error(f"unknown section {unknown[0]!r}, expected some of {', '.join(NETWORKS)}")
+    memory.keep_freed()  # as launch.py does, and for torch alike
     torch = plain.load_torch()
     other = f"torch {torch.__version__}, {torch.get_num_threads()} threads" if torch else plain.ABSENT
     print(f"{os.cpu_count()} CPU cores; jax {jax.__version__} on {jax.devices()[0].device_kind}; {other}")

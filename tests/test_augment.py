@@ -43,7 +43,7 @@ def many(function, seed, image, **options):
     return np.asarray(every(keys(seed), image))
 
 
-@functools.partial(jit, static_argnames="tries")  # probability, area and aspect may vary in one program
+@functools.partial(jit, static_argnames=("tries", "area"))  # probability and aspect may vary in one program
 def erase_many(keys, image, tries=10, **options):
     return jax.vmap(lambda key: augment.erase(key, image, tries=tries, **options))(keys)
 

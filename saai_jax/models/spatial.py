@@ -75,8 +75,7 @@ def winograd(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Flo
     Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016, F(2x2, 3x3). The transforms around the
     products only add and halve, so that float32 is about as exact as in a sum of 9 c products.
     """
-    products = [p @ w for p, w in zip(_of_pixels(x), _of_kernel(kernel), strict=True)]
-    return _results(products, x.shape[:3])
+    return _tiled(x, _of_kernel(kernel))
 
 
 def _winograd(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -85,12 +84,13 @@ def _winograd(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _winograd_gradient(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = kept
-    of_x = winograd(g, kernel[::-1, ::-1].swapaxes(2, 3))
+    weights = _of_kernel(kernel)
+    # A kernel that is turned by half a turn has the same transformed weights in another order.
+    turned = [weights[4 * i + j].T for i in (3, 1, 2, 0) for j in (3, 1, 2, 0)]
+    of_x = _tiled(g, turned)
     if min(kernel.shape[2:]) < 128:  # one more transform than for x, of the larger arrays
         return of_x, jax.linear_transpose(lambda k: _convolution(x, k, 1), kernel)(g)[0]
-    tiles = jax.ShapeDtypeStruct((len(x) * _halves(x.shape[1]) * _halves(x.shape[2]), g.shape[-1]), g.dtype)
-    (of_products,) = jax.linear_transpose(lambda products: _results(products, x.shape[:3]), [tiles] * 16)(g)
-    of_weights = [_over_rows(p, of) for p, of in zip(_of_pixels(x), of_products, strict=True)]
+    of_weights = [_over_rows(p, of) for p, of in zip(_of_pixels(x), _of_results(g), strict=True)]
     return of_x, jax.linear_transpose(_of_kernel, kernel)(of_weights)[0]
 
 
@@ -99,6 +99,13 @@ winograd.defvjp(_winograd, _winograd_gradient)
 
 def _halves(n: int) -> int:
     return -(-n // 2)
+
+
+def _tiled(x: Float[Array, "b h w c"], weights: Sequence[Float[Array, "c d"]]) -> Float[Array, "b h w d"]:
+    # Barriers: else the compiler computes what comes before and after anew in each of the 16 places that use it.
+    pixels = _of_pixels(jax.lax.optimization_barrier(x))
+    products = [p @ w for p, w in zip(pixels, weights, strict=True)]
+    return jax.lax.optimization_barrier(_results(products, x.shape[:3]))
 
 
 def _twice(transform: Transform, grid: Grid) -> list[Array]:
@@ -132,6 +139,15 @@ def _results(products: Sequence[Float[Array, "n d"]], shape: tuple[int, ...]) ->
     found = _twice(lambda m0, m1, m2, m3: (m0 + m1 + m2, m1 - m2 - m3), grid)
     tiles = jnp.stack([value.reshape(b, p, q, -1) for value in found], 3).reshape(b, p, q, 2, 2, -1)
     return tiles.swapaxes(2, 3).reshape(b, 2 * p, 2 * q, -1)[:, :h, :w]
+
+
+def _of_results(g: Float[Array, "b h w d"]) -> list[Float[Array, "n d"]]:
+    """The gradients of the 16 products, from that of the picture which they make."""
+    b, h, w, d = g.shape
+    p, q = _halves(h), _halves(w)
+    pairs = jnp.pad(g, ((0, 0), (0, 2 * p - h), (0, 2 * q - w), (0, 0))).reshape(b, p, 2, q, 2, d)
+    grid = [[pairs[:, :, i, :, j] for j in (0, 1)] for i in (0, 1)]
+    return [value.reshape(-1, d) for value in _twice(lambda y0, y1: (y0, y0 + y1, y0 - y1, -y1), grid)]
 
 
 def halved_max(x: Float[Array, "b h w c"], axis: int) -> Float[Array, "b h2 w2 c"]:
