@@ -42,10 +42,10 @@ def _convolution(x: Array, kernel: Array, stride: int) -> Array:
 
 @jax.custom_vjp
 def product(x: Float[Array, "b h w c"], kernel: Float[Array, "c d"]) -> Float[Array, "b h w d"]:
-    """x @ kernel, with gradients in the order that a CPU's compiler runs well.
+    """x @ kernel, with the kernel's gradient as a CPU's compiler runs it well.
 
-    Its own order for the kernel's transposes the gradient of the result, and evaluates all that makes that column by
-    column. Of the two factors the narrower one is transposed here.
+    Its own order transposes the gradient of the result, and evaluates all that makes that column by column. Here x is
+    transposed, and beforehand where it is wide.
     """
     return jnp.matmul(x, kernel)
 
@@ -57,7 +57,7 @@ def _product(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 def _product_gradient(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     (x, kernel), (c, d) = kept, kept[1].shape
     rows, of_rows = x.reshape(-1, c), g.reshape(-1, d)
-    of_kernel = _over_rows(rows, of_rows) if c <= d else _over_rows(of_rows, rows).T
+    of_kernel = _over_rows(rows, of_rows) if c < 128 else jax.lax.optimization_barrier(rows.T) @ of_rows
     return jnp.matmul(of_rows, kernel.T).reshape(x.shape), of_kernel
 
 
