@@ -2,8 +2,8 @@
 
     python launch.py
 
-Measured, seed 0, two cores of a 2.6 GHz AMD EPYC: 160 s with drawing and compilation; all-search multi-shot
-47.40 rank-1 / 37.58 mAP by cosine and 56.28 / 49.44 by AIM, against 11.26 / 7.42 by pixels and 1.08 / 2.84
+Measured, seed 0, two cores of a 2.6 GHz AMD EPYC: 161 s with drawing and compilation; all-search multi-shot
+51.08 rank-1 / 36.72 mAP by cosine and 51.52 / 46.69 by AIM, against 11.26 / 7.42 by pixels and 1.08 / 2.84
 by chance.
 
 Presets: tiny or large draw another size; regdb or llcm write and read that layout instead; singleshot, multishot,

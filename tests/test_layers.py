@@ -135,7 +135,7 @@ def test_recomputing_changes_nothing_but_memory(name, recompute):
 
 
 def test_recomputing_keeps_less():
-    """What is handed from the forward to the backward pass. A CPU's compiler computes nothing twice all the same."""
+    """What is handed from the forward to the backward pass."""
     x, network = normal(0, 8, 64, 32, 3), backbone.ResNet((3, 3), 8, True)
     variables = network.init(jax.random.key(0), x, train=False)
 
