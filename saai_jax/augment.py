@@ -62,8 +62,8 @@ def erase(
 ) -> Float[Array, "h w c"]:
     """With the given probability a random rectangle is filled with standard normal noise.
 
-    area: share of the image, uniform; aspect: height over width, log-uniform. The first of `tries` rectangles that
-    fits is used; if none fits the image stays.
+    area: share of the image, uniform, known when compiling; aspect: height over width, log-uniform. The first of
+    `tries` rectangles that fits is used; if none fits the image stays.
     """
     h, w, c = image.shape
     k_apply, k_area, k_aspect, k_place, k_noise = random.split(key, 5)

@@ -5,12 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from naive import slow_conv, slow_max_pool
+from test_backbone import normal
 
 from saai_jax.models import spatial
-
-
-def normal(seed, *shape):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 @pytest.fixture(params=["cpu", "native"])

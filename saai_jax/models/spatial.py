@@ -152,7 +152,7 @@ def _of_results(g: Float[Array, "b h w d"]) -> list[Float[Array, "n d"]]:
 
 def halved_max(x: Float[Array, "b h w c"], axis: int) -> Float[Array, "b h2 w2 c"]:
     """Maxima of each even place of an axis and its two neighbours; the first of equal ones has the gradient."""
-    n, shape = -(-x.shape[axis] // 2), list(x.shape)
+    n, shape = _halves(x.shape[axis]), list(x.shape)
     lowest, none = jnp.array(-jnp.inf, x.dtype), (0, 0, 0)
     x = jax.lax.pad(x, lowest, [(0, 2 * n - x.shape[i], 0) if i == axis else none for i in range(4)])
     pairs = x.reshape(*shape[:axis], n, 2, *shape[axis + 1 :])
