@@ -26,7 +26,19 @@ class TrainState:
 
 def adam_l2(weight_decay: float) -> optax.GradientTransformation:
     """Adam's direction with L2 added to the gradient first (torch.optim.Adam's weight_decay, not AdamW's)."""
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_adam(0.9, 0.999, 1e-8))
+    b1, b2, eps = 0.9, 0.999, 1e-8
+    adam = optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_adam(b1, b2, eps))
+
+    def update(gradient: optax.Updates, state: optax.OptState, params: optax.Params | None = None):
+        _, (decayed, moved) = adam.update(gradient, state, params)
+        # From the moments as they are kept: a CPU's compiler otherwise computes both a second time for the direction,
+        # and copies what it then cannot overwrite.
+        m, v = jax.tree.map(jax.lax.optimization_barrier, (moved.mu, moved.nu))
+        of_m, of_v = optax.tree.bias_correction(m, b1, moved.count), optax.tree.bias_correction(v, b2, moved.count)
+        direction = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), of_m, of_v)
+        return direction, (decayed, moved._replace(mu=m, nu=v))
+
+    return optax.GradientTransformation(adam.init, update)
 
 
 def teacher_of(params: dict) -> dict[str, Float[Array, "d k"]]:
