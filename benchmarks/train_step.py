@@ -4,11 +4,11 @@ Sections: small (the network and pictures of configs/synthetic.py), resnet50 (co
 288 x 144; batches of 80 and 128 on a GPU, of 8 on a CPU); both by default. A step is augmentation, forward, backward,
 Adam and the teachers, from a batch that lies on the device; ours also leaves out what is not finite. Each library has
 a process of its own, as it has where it is used: in one, the threads of either slow the other's. They take turns,
---steps steps of every form in each; times are medians of N turns, ratios medians of each turn's. CPU s: the processor's
-seconds a step, which others on the machine lengthen less. Operations: what XLA counts in our step as traced; the
-matmul's speed that they are held against is the best of the same turns. Memory: on a GPU a form's peak, on a CPU what
-XLA plans for temporaries. Torch is an extra: pip install -e '.[bench]'; without it there are no rows for it. On a GPU
-float32 products are TensorFloat-32's in both.
+--steps steps of every form in each after an uncounted one; times are medians of N turns, ratios of each turn's. CPU s:
+the processor's seconds a step, which others on the machine lengthen less. Operations: what XLA counts in our step as
+traced; the matmul's speed that they are held against is the best of the same turns. Memory: on a GPU a form's peak, on
+a CPU what XLA plans for temporaries. Torch is an extra: pip install -e '.[bench]'; without it there are no rows for it.
+On a GPU float32 products are TensorFloat-32's in both.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from benchmarks.input import table
 from benchmarks.steps import Form, on_gpu
 
 MIB = 1 << 20
+STEPS = {"small": 30, "resnet50": 3}  # of a turn
 Held = tuple[Form, Executor]  # and the process that has it
 
 
@@ -105,7 +106,7 @@ def measure(name: str, size: int, with_torch: bool, args: argparse.Namespace) ->
     print(f"\n{name}: batch {size} of {data.height} x {data.width}\n", flush=True)
     with steps.process() as here, steps.process("cpu") if with_torch else contextlib.nullcontext() as torchs:
         forms = forms_of(name, size, here, torchs, not args.no_compile)
-        seconds, busy, speed = turns(forms, args.repeats, args.steps)
+        seconds, busy, speed = turns(forms, args.repeats, args.steps or STEPS[name])
     operations = next(form.operations for form, _ in reversed(forms) if form.operations)  # as traced in float32
     print(table(rows_of([form for form, _ in forms], seconds, busy, speed, operations, size)), end="\n\n")
     best = ", ".join(f"{x / 1e9:.0f} GFLOP/s in {dtype}" for dtype, x in speed.items())
@@ -117,7 +118,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step", description=about)
     parser.add_argument("section", nargs="*", help=", ".join(steps.NETWORKS))
     parser.add_argument("--repeats", type=int, default=7, help="turns whose median is printed")
-    parser.add_argument("--steps", type=int, default=3, help="steps of a form in each turn")
+    parser.add_argument(
+        "--steps", type=int, help="steps of a form in each turn; 30 or 3 by default, for a second or more"
+    )
     parser.add_argument("--batch", type=int, action="append", help="another size, in pictures; may be given again")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile, which takes minutes")
     args = parser.parse_args(arguments)

@@ -79,8 +79,8 @@ def erase(
     inside = (rows >= top) & (rows < top + eh) & (columns >= left) & (columns < left + ew)
     inside &= fits.any() & random.bernoulli(k_apply, probability)
     # As many draws as the largest rectangle has pixels (rounding adds half a row and half a column at most), not as the
-    # image has: they are most of what augmentation costs. The older way to draw takes a sixth of the time on a CPU; what
-    # the newer one is for, many devices that share a draw, is not needed where each image has its own key.
+    # image has: they are most of what augmentation costs. The older way to draw takes a sixth of the time on a CPU;
+    # what the newer one is for, many devices that share a draw, is not needed where each image has its own key.
     with jax.threefry_partitionable(False):
         noise = random.normal(k_noise, (math.ceil(area[1] * h * w + (h + w) / 2 + 1), c), image.dtype)
     own = jnp.where(inside, (rows - top) * ew + columns - left, 0).astype(jnp.int32)
