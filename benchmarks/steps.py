@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any, NamedTuple
@@ -48,14 +47,12 @@ class Form(NamedTuple):
 _runs: dict[str, Callable[[], Any]] = {}  # of this process: a step of each form, and products
 
 
-@contextlib.contextmanager
-def process(platforms: str | None = None) -> Iterator[Executor]:
-    """A new process that does what it is given, one thing after the other: two libraries' threads never meet in one.
+def process(platforms: str | None = None) -> Executor:
+    """A new process that does what it is given, one thing after the other; jax has such platforms there, or all.
 
-    Its memory is held as launch.py holds it, and it shows jax such platforms only.
+    It holds its memory as launch.py does.
     """
-    with ProcessPoolExecutor(1, get_context("spawn"), _begin, (platforms,)) as pool:
-        yield pool
+    return ProcessPoolExecutor(1, get_context("spawn"), _begin, (platforms,))
 
 
 def _begin(platforms: str | None) -> None:
