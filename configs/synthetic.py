@@ -2,8 +2,8 @@
 
     python launch.py
 
-Measured, seed 0, two cores of a 2.6 GHz AMD EPYC: 161 s with drawing and compilation; all-search multi-shot
-51.08 rank-1 / 36.72 mAP by cosine and 51.52 / 46.69 by AIM, against 11.26 / 7.42 by pixels and 1.08 / 2.84
+Measured, seed 0, two cores of a 2.6 GHz AMD EPYC: 178 s with drawing and compilation; all-search multi-shot
+46.54 rank-1 / 34.84 mAP by cosine and 48.92 / 44.35 by AIM, against 11.26 / 7.42 by pixels and 1.08 / 2.84
 by chance.
 
 Presets: tiny or large draw another size; regdb or llcm write and read that layout instead; singleshot, multishot,

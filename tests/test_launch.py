@@ -361,7 +361,10 @@ def test_official_figures_through_the_command_line(tmp_path, inference, group):
             np.testing.assert_allclose(average, golden[f"official/{key}/map"], atol=1e-4)
         else:
             ours = [r["map"], r["rank1"], r["rank5"], r["rank10"], r["rank20"]]
-            np.testing.assert_allclose(ours, golden[f"released/{key}/{r['inference']}"], atol=1e-4)
+            expected = golden[f"released/{key}/{r['inference']}"]
+            np.testing.assert_allclose(ours[1:], expected[1:], atol=1e-4)
+            # In per cent: where two distances are equal but for rounding, another order moves it by some 1e-4.
+            np.testing.assert_allclose(ours[0], expected[0], atol=1e-3)
 
 
 def test_the_results_name_what_made_them(run):
