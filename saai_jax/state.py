@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -29,8 +31,8 @@ def adam_l2(weight_decay: float) -> optax.GradientTransformation:
     b1, b2, eps = 0.9, 0.999, 1e-8
     adam = optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_adam(b1, b2, eps))
 
-    def update(gradient: optax.Updates, state: optax.OptState, params: optax.Params | None = None):
-        _, (decayed, moved) = adam.update(gradient, state, params)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        _, (decayed, moved) = cast(Any, adam.update(updates, state, params))
         # From the moments as they are kept: a CPU's compiler otherwise computes both a second time for the direction,
         # and copies what it then cannot overwrite.
         m, v = jax.tree.map(jax.lax.optimization_barrier, (moved.mu, moved.nu))
