@@ -13,18 +13,21 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from input_pipeline.index import DataError
-from modes import own, ranking, reporting, training
-from saai_jax import features, memory, parallel, results, torch_weights
+from modes import folders, ranking, reporting, training
+from saai_jax import memory, parallel
 from saai_jax.checkpoint import CheckpointError
+from saai_jax.features import FeaturesError
+from saai_jax.ranking.results import ResultsError
 from saai_jax.train import Stopped
+from saai_jax.weights.pth import WeightsError
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 EXPECTED = (
     DataError,
     CheckpointError,
-    features.FeaturesError,
-    results.ResultsError,
-    torch_weights.WeightsError,
+    FeaturesError,
+    ResultsError,
+    WeightsError,
     ValueError,
     FloatingPointError,
     OSError,
@@ -39,8 +42,8 @@ MODES = {
     "extract": ranking.mode_extract,
     "rank": ranking.mode_rank,
     "report": reporting.mode_report,
-    "embed": own.mode_embed,
-    "search": own.mode_search,
+    "embed": folders.mode_embed,
+    "search": folders.mode_search,
     "ablate": training.mode_ablate,
     "prepare": training.mode_prepare,
     "doctor": training.mode_doctor,
@@ -145,7 +148,7 @@ def main(arguments: list[str]) -> None:
             MODES[FLAGS.mode](FLAGS.config, workdir)
     except Stopped as error:
         print(f"launch.py: {error}", file=sys.stderr)
-        parallel.meet("stopped")  # or the first to go would take the others for orphans
+        parallel.barrier("stopped")  # or the first to go would take the others for orphans
         leave(STOPPED)
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
@@ -157,7 +160,7 @@ def main(arguments: list[str]) -> None:
             raise
         print(f"launch.py: {error} (--traceback shows where)", file=sys.stderr)
         leave(1)
-    parallel.meet("the end")
+    parallel.barrier("the end")
     logging.info("%s took %.0f s", FLAGS.mode, time.monotonic() - started)
 
 

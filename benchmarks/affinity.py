@@ -25,7 +25,7 @@ from benchmarks import torch_affinity as plain
 from benchmarks.torch_affinity import host, in_turn, load_torch, measured, proc, to_torch
 from input_pipeline import sysu
 from saai_jax.affinity import Gallery, agreement, aim, aim_trials, cosine, cosine_trials, k_reciprocal
-from saai_jax.evaluate import score_trials
+from saai_jax.ranking.evaluate import score_trials
 
 MIB = 1 << 20
 LONG = 60  # seconds of a run after which it is not repeated: its compilation hardly counts

@@ -27,11 +27,11 @@ from input_pipeline.images import Folder
 from modes.building import model_of
 from saai_jax.affinity import aim, aim_trials, cosine, cosine_trials
 from saai_jax.augment import MEAN, STD
-from saai_jax.evaluate import extract, score_trials
 from saai_jax.models.saai import feature_map
+from saai_jax.ranking.evaluate import extract, score_trials
 from saai_jax.state import initial_variables, teacher_of
-from saai_jax.torch_weights import to_torch_names
 from saai_jax.train import Recipe
+from saai_jax.weights.names import to_torch_names
 
 K1, K2, SHOTS = 20, 6, 10  # of all-search multi-shot
 

@@ -133,7 +133,7 @@ def stepping(args: argparse.Namespace, index: Index) -> Callable[[Iterator], Non
     config.data.height, config.data.width = args.height, args.height // 2
     model = model_of(config, int(index.labels().max()) + 1)
     mesh, state = parallel.batch_mesh(), initial_state(config, model)
-    key = parallel.on_all(jax.random.key(0), mesh)
+    key = parallel.replicate(jax.random.key(0), mesh)
     recipe = train.Recipe(**config.loss, **config.augment, weight_decay=config.train.weight_decay)
     rate, follow = np.float32(1e-4), np.float32(config.train.teacher_rate)
 

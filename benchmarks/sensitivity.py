@@ -4,21 +4,17 @@ Repeats the three-step figures of tests/test_golden_model.py with images disturb
 prints the loss of each step; the spread bounds how well any float32 implementation can repeat another.
 """
 
-import os
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "tests"))
-
-from golden_files import load
-from test_golden_model import IDENTITY, MODALITY, images, variables_of
-
 from saai_jax import train
 from saai_jax.models.saai import SAAI
 from saai_jax.state import adam_l2, new_state
+from tests.golden_files import load
+from tests.systems.test_saai import IDENTITY, MODALITY, images, variables_of
 
 
 def losses(model: SAAI, variables: dict, disturbance: np.random.Generator | None) -> list[float]:

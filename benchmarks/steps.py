@@ -23,7 +23,7 @@ from configs import synthetic, sysu
 from modes.building import initial_state, model_of
 from saai_jax import memory, train
 from saai_jax.models.saai import feature_map
-from saai_jax.torch_weights import to_torch_names
+from saai_jax.weights.names import to_torch_names
 
 NETWORKS: dict[str, Callable[[], ConfigDict]] = {"small": synthetic.get_config, "resnet50": sysu.get_config}
 IDENTITIES = {"small": 160, "resnet50": 395}  # that these data sets train on

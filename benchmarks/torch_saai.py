@@ -1,6 +1,6 @@
 """A training step of SAAI written plainly in torch, which benchmarks.train_step measures ours against.
 
-The same network, losses, teachers, optimiser and augmentation as saai_jax, under the names of saai_jax.torch_weights,
+The same network, losses, teachers, optimiser and augmentation as saai_jax, under the names of saai_jax.weights.names,
 so that our weights load. Nothing here waits for a GPU: the rows of a modality are indices that come with the batch.
 """
 
@@ -214,7 +214,7 @@ def erased(b: int, h: int, w: int, probability: float, device: torch.device) -> 
 
 
 def network(of: SAAI, positions: int, recipe: Recipe, weights: Mapping[str, np.ndarray]) -> Network:
-    """The network on the device where torch computes, with weights by torch's names (saai_jax.torch_weights)."""
+    """The network on the device where torch computes, with weights by torch's names (saai_jax.weights.names)."""
     made = Network(of, positions, recipe)
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
     missing, unexpected = made.load_state_dict(tensors, strict=False)

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from input_pipeline.images import fail, refuse_outside, some
+from input_pipeline.images import raise_all, refuse_outside, shorten
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
 from input_pipeline.lists import read_text, refuse_repeated
 from input_pipeline.protocols import counts, nothing_skipped, same_camera_skipped
@@ -56,7 +56,7 @@ def of_rows(
     known(rule)
     both = sorted(set(query.tolist()) & set(gallery.tolist()))
     if both and rule == "none":  # the other rules skip an image for itself
-        raise DataError(f"{names[1]}: {some(index.path[both], 3)} also in {names[0]}: an image would find itself")
+        raise DataError(f"{names[1]}: {shorten(index.path[both], 3)} also in {names[0]}: an image would find itself")
     valid, unique = RULES[rule]
     trial = Trial(query, gallery)
     if not counts(index, trial, valid)["queries with a match"]:
@@ -84,7 +84,7 @@ def _rows(file: str | os.PathLike, row_of: dict[str, int]) -> np.ndarray:
         else:
             problems += _outside(path, f"{file}:{number}")
         lines.setdefault(path, number)
-    fail(problems[:8] + [f"{file}: {len(problems):,} such lines in all"] * (len(problems) > 8))
+    raise_all(problems[:8] + [f"{file}: {len(problems):,} such lines in all"] * (len(problems) > 8))
     if not lines:
         raise DataError(f"{file}: only comments, expected image paths")
     return np.array([row_of[path] for path in lines], np.int32)

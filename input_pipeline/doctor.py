@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from input_pipeline import llcm, regdb, sysu
-from input_pipeline.images import FORMATS, SUFFIXES, Folder, decode, some
+from input_pipeline.images import FORMATS, SUFFIXES, Folder, decode, shorten
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index
 from input_pipeline.lists import NUMBER
 
@@ -47,7 +47,7 @@ def examine(dataset: str, root: str | os.PathLike, **options) -> list[str]:
     images that are there. DataError: an unknown data set, nothing else.
     """
     if dataset not in DATASETS:
-        raise DataError(f"no data set {dataset!r}, expected one of {some(DATASETS)}")
+        raise DataError(f"no data set {dataset!r}, expected one of {shorten(DATASETS)}")
     module, root = DATASETS[dataset], Path(root)
     if not root.is_dir() or not any(root.iterdir()):
         return [f"{root}: missing or empty folder. {module.APPLY}. Expected layout: {module.LAYOUT}"]
@@ -69,7 +69,7 @@ def examine(dataset: str, root: str | os.PathLike, **options) -> list[str]:
         found += _protocol_problems(functools.partial(module.settings, indices["test"], *where), published)
     examined, unlisted = dict(indices), _unlisted(root, dataset, indices)
     if len(unlisted) and not _faulty(found):
-        found.append(f"warning: {root}: images that no split has: {some(unlisted.path)}")
+        found.append(f"warning: {root}: images that no split has: {shorten(unlisted.path)}")
     elif len(unlisted):
         examined["no list"] = unlisted
     found += _image_problems(root, examined)
@@ -116,11 +116,13 @@ def _modality_problems(index: Index, split: str) -> list[str]:
         rows = index.identity[index.modality == modality]
         counts = np.array([(rows == identity).sum() for identity in identities])
         if (counts == 0).any():
-            problems.append(f"{split}: no {name} images of identities {some(identities[counts == 0])}, expected both")
+            problems.append(
+                f"{split}: no {name} images of identities {shorten(identities[counts == 0])}, expected both"
+            )
         few = (counts > 0) & (counts < SAMPLED)
         if split != "test" and few.any():
             problems.append(
-                f"warning: {split}: fewer than {SAMPLED} {name} images of identities {some(identities[few])}, "
+                f"warning: {split}: fewer than {SAMPLED} {name} images of identities {shorten(identities[few])}, "
                 f"which a sampler of {SAMPLED} + {SAMPLED} drops or refuses"
             )
     return problems
@@ -130,7 +132,7 @@ def _overlaps(indices: dict[str, Index]) -> list[str]:
     problems = []
     for one, other in combinations(indices, 2):
         if both := sorted(set(indices[one].identity.tolist()) & set(indices[other].identity.tolist())):
-            problems.append(f"identities {some(both)} are in {one} and in {other}, expected in one split")
+            problems.append(f"identities {shorten(both)} are in {one} and in {other}, expected in one split")
     return problems
 
 
@@ -158,7 +160,7 @@ def _image_problems(root: Path, indices: dict[str, Index]) -> list[str]:
                 problems.append(f"{path}: same content as {other_path}, though of another identity")
             elif other[1] != mine[1]:
                 problems.append(f"warning: {path}: same content as {other_path}, though of another modality")
-    return problems + [f"{what}: {some(paths)}" for what, paths in odd.items()]
+    return problems + [f"{what}: {shorten(paths)}" for what, paths in odd.items()]
 
 
 def _remarks(data: bytes, modality: int) -> list[str]:

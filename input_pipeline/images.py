@@ -109,7 +109,7 @@ def refuse_unreadable(images: Folder, split: str, threads: int) -> None:
             unit="image",
             disable=None,
         )
-        fail(line for lines in found for line in lines)
+        raise_all(line for lines in found for line in lines)
 
 
 def refuse_outside(path: str, source: str | os.PathLike) -> None:
@@ -127,7 +127,7 @@ def refuse_outside(path: str, source: str | os.PathLike) -> None:
 def known_split(split: str, known: Iterable[str], dataset: str) -> None:
     """DataError if the data set has no such split."""
     if split not in known:
-        raise DataError(f"{dataset} has no split {split!r}, expected one of {some(known)}")
+        raise DataError(f"{dataset} has no split {split!r}, expected one of {shorten(known)}")
 
 
 def list_images(folder: str | os.PathLike) -> list[str]:
@@ -148,19 +148,19 @@ def count_problems(found: Mapping[str, int], published: Mapping[str, int], sourc
     ]
 
 
-def collect(function: Callable[[T], R], items: Iterable[T], found: list[str] | None = None) -> list[R]:
-    """function of every item; where some raise DataError, one DataError with all their messages, see `fail`."""
+def gather_errors(function: Callable[[T], R], items: Iterable[T], found: list[str] | None = None) -> list[R]:
+    """function of every item; where some raise DataError, one DataError with all their messages, see `raise_all`."""
     results, problems = [], []
     for item in items:
         try:
             results.append(function(item))
         except DataError as error:
             problems.append(str(error))
-    fail(problems, found)
+    raise_all(problems, found)
     return results
 
 
-def fail(problems: Iterable[str], found: list[str] | None = None) -> None:
+def raise_all(problems: Iterable[str], found: list[str] | None = None) -> None:
     """DataError with one line a problem, if there are any.
 
     found: the lines are added to it instead, and whoever called goes on with what is sound, as the doctor has it.
@@ -172,7 +172,7 @@ def fail(problems: Iterable[str], found: list[str] | None = None) -> None:
         raise DataError("\n".join(lines))
 
 
-def some(names: Iterable, limit: int = 8) -> str:
+def shorten(names: Iterable, limit: int = 8) -> str:
     """The first few names, and how many there are if that is not all of them."""
     words = [str(name) for name in names]
     return ", ".join(words[:limit]) + (f", ... ({len(words):,} in all)" if len(words) > limit else "")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline.images import collect, fail, refuse_outside, some
+from input_pipeline.images import gather_errors, raise_all, refuse_outside, shorten
 from input_pipeline.index import DataError
 
 NUMBER = re.compile(r"[0-9]{1,9}")  # below 2^31
@@ -30,21 +30,21 @@ def read_text(path: str | os.PathLike) -> str:
 def read_ids(path: str | os.PathLike, found: list[str] | None = None) -> list[int]:
     """The identities in a comma-separated line, in file order. DataError: none, not positive integers, repeated.
 
-    found: as in `fail`.
+    found: as in `raise_all`.
     """
     words = [word for word in re.split(r"[,\s]+", read_text(path)) if word]
     ids = [int(word) for word in words if NUMBER.fullmatch(word) and int(word)]
     if len(ids) < len(words) or not words:
-        wrong = some(word[:20] for word in words if not (NUMBER.fullmatch(word) and int(word))) or "nothing"
-        fail([f"{path}: {wrong} where positive identity numbers, separated by commas, were expected"], found)
+        wrong = shorten(word[:20] for word in words if not (NUMBER.fullmatch(word) and int(word))) or "nothing"
+        raise_all([f"{path}: {wrong} where positive identity numbers, separated by commas, were expected"], found)
     refuse_repeated(ids, path, found)
     return list(dict.fromkeys(ids))
 
 
 def refuse_repeated(items: Iterable, source: str | os.PathLike, found: list[str] | None = None) -> None:
-    """DataError if an identity or a path occurs twice in source. found: as in `fail`."""
+    """DataError if an identity or a path occurs twice in source. found: as in `raise_all`."""
     twice = sorted(item for item, count in Counter(items).items() if count > 1)
-    fail([f"{source}: {some(twice)} listed more than once, expected once"] if twice else [], found)
+    raise_all([f"{source}: {shorten(twice)} listed more than once, expected once"] if twice else [], found)
 
 
 def read_list(
@@ -53,7 +53,7 @@ def read_list(
     """Path, identity and label of each of the lines '<folder>/<identity>/<file> <label>' of the file root/name.
 
     The identity is the name of the image's folder. DataError: a line of another form, a path that leaves the
-    root or occurs twice, a listed file that is not there. found: as in `fail`.
+    root or occurs twice, a listed file that is not there. found: as in `raise_all`.
     """
     source = os.path.join(root, name)
 
@@ -66,10 +66,10 @@ def read_list(
         return path, int(parts[1]), int(label)
 
     lines = [(number, line) for number, line in enumerate(read_text(source).splitlines(), 1) if line.strip()]
-    rows = collect(parse, lines, found)
+    rows = gather_errors(parse, lines, found)
     refuse_repeated((path for path, _, _ in rows), source, found)
     missing = [path for path, _, _ in rows if not os.path.isfile(os.path.join(root, path))]
-    fail([f"{source}: lists files that are not in {root}: {some(missing)}"] if missing else [], found)
+    raise_all([f"{source}: lists files that are not in {root}: {shorten(missing)}"] if missing else [], found)
     absent = set(missing)
     return [row for row in dict.fromkeys(rows) if row[0] not in absent]
 
@@ -79,7 +79,7 @@ def refuse_mixed_labels(
 ) -> None:
     """DataError unless the labels of a split's lists run from 0 without a gap, one for each identity folder.
 
-    found: as in `fail`.
+    found: as in `raise_all`.
     """
     identity, label = (np.array(list(column), dtype=np.int64) for column in (identities, labels))
     pairs = np.unique(np.stack([identity, label], 1), axis=0)
@@ -87,10 +87,10 @@ def refuse_mixed_labels(
     for column, name, other in ((0, "identity folder", "label"), (1, "label", "identity folder")):
         values, counts = np.unique(pairs[:, column], return_counts=True)
         if (counts > 1).any():
-            problems.append(f"{source}: {name} {some(values[counts > 1])} has more than one {other}, expected one")
+            problems.append(f"{source}: {name} {shorten(values[counts > 1])} has more than one {other}, expected one")
     number, last = len(np.unique(label)), int(label.max(initial=-1))
     if number <= last:
         # The first gaps are among the first numbers: a label of 10^9 is not worth as long a list.
         gaps = np.setdiff1d(np.arange(min(last, number + 8)), label)
-        problems.append(f"{source}: labels run to {last}, but {some(gaps)} is missing")
-    fail(problems, found)
+        problems.append(f"{source}: labels run to {last}, but {shorten(gaps)} is missing")
+    raise_all(problems, found)

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from absl import logging
 
-from input_pipeline.images import collect, count_problems, fail, known_split, list_images, some
+from input_pipeline.images import count_problems, gather_errors, known_split, list_images, raise_all, shorten
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
 from input_pipeline.lists import read_ids, read_list, refuse_mixed_labels, refuse_repeated
 from input_pipeline.protocols import draw, nothing_skipped, same_camera_skipped
@@ -40,13 +40,13 @@ def read_index(root: str | os.PathLike, split: str, *, published: bool = True, f
 
     DataError: missing list, folder or image, a malformed line or file name and, if published, other identities or
     camera folders than published ones; other numbers of images are only warned of (see _IMAGES).
-    found: as in `images.fail`; warnings are then lines of it too.
+    found: as in `images.raise_all`; warnings are then lines of it too.
     """
     known_split(split, SPLITS, "LLCM")
     rows = _train_rows(root, found) if split == "train" else _test_rows(Path(root), published, found)
     index = Index(*map(np.array, zip(*rows, strict=True) if rows else ((), (), (), ())))
     if published:
-        fail(_identity_problems(index, split, os.fspath(root)), found)
+        raise_all(_identity_problems(index, split, os.fspath(root)), found)
         _warn(image_doubts(index, split, root), found)
     return index
 
@@ -73,10 +73,10 @@ def _train_rows(root: str | os.PathLike, found: list[str] | None) -> list[tuple[
     def of(kind: tuple[str, int]) -> list[tuple[str, int, int, int]]:
         return [(*row, kind[1]) for row in read_list(root, f"idx/train_{kind[0]}.txt", kind[0], found)]
 
-    listed = [row for part in collect(of, _TRAIN_LISTS.items(), found) for row in part]
+    listed = [row for part in gather_errors(of, _TRAIN_LISTS.items(), found) for row in part]
     identities, labels = [row[1] for row in listed], [row[2] for row in listed]
     refuse_mixed_labels(identities, labels, os.path.join(root, "idx/train_*.txt"), found)
-    return collect(lambda row: (row[0], row[1], _camera(row[0]), row[3]), listed, found)
+    return gather_errors(lambda row: (row[0], row[1], _camera(row[0]), row[3]), listed, found)
 
 
 def _camera(path: str) -> int:
@@ -93,7 +93,7 @@ def _test_rows(root: Path, published: bool, found: list[str] | None) -> list[tup
 
     ids = sorted(read_ids(root / "idx/test_id.txt", found))
     rows = []
-    for folder, numbers in collect(cameras, _TEST_FOLDERS, found):
+    for folder, numbers in gather_errors(cameras, _TEST_FOLDERS, found):
         modality = _TEST_FOLDERS[folder]
         present = {camera: set(os.listdir(root / folder / f"cam{camera}")) for camera in numbers}
 
@@ -102,13 +102,13 @@ def _test_rows(root: Path, published: bool, found: list[str] | None) -> list[tup
             return [(f"{below}/{name}", *place, modality) for name in list_images(root / below)]
 
         places = [(identity, c) for identity in ids for c in numbers if f"{identity:04d}" in present[c]]
-        rows += [row for part in collect(of, places, found) for row in part]
+        rows += [row for part in gather_errors(of, places, found) for row in part]
         if others := sorted(set().union(*present.values()) - {f"{identity:04d}" for identity in ids}):
             # Not an error: the released loader leaves them out as well.
-            _warn([f"{root / folder}: {some(others)} not in idx/test_id.txt, not read"], found)
+            _warn([f"{root / folder}: {shorten(others)} not in idx/test_id.txt, not read"], found)
     absent = sorted(set(ids) - {row[1] for row in rows})
-    listed = f"identities {some(absent)} of idx/test_id.txt"
-    fail([f"{root}: no images in test_vis, test_nir of {listed}"] if absent else [], found)
+    listed = f"identities {shorten(absent)} of idx/test_id.txt"
+    raise_all([f"{root}: no images in test_vis, test_nir of {listed}"] if absent else [], found)
     return rows
 
 
@@ -117,11 +117,11 @@ def _camera_folders(folder: Path, expected: tuple[int, ...], published: bool, fo
         raise DataError(f"{folder}: no such folder, expected {LAYOUT}")
     names = sorted(os.listdir(folder))
     wrong = [name for name in names if not re.fullmatch(r"cam[1-9]", name) or not (folder / name).is_dir()]
-    fail([f"{folder}: {some(wrong)} where only folders cam1 to cam9 were expected"] if wrong else [], found)
+    raise_all([f"{folder}: {shorten(wrong)} where only folders cam1 to cam9 were expected"] if wrong else [], found)
     cameras = [int(name[3:]) for name in names if name not in wrong]
     if not cameras or (published and cameras != list(expected)):
-        held = f"folders of cameras {some(cameras) or 'none'}"
-        fail([f"{folder}: {held}, expected cameras {some(expected, 9)}"], found)
+        held = f"folders of cameras {shorten(cameras) or 'none'}"
+        raise_all([f"{folder}: {held}, expected cameras {shorten(expected, 9)}"], found)
     return cameras
 
 
@@ -146,13 +146,13 @@ def settings(index: Index, *, published: bool = True, variants: str = "AB") -> l
     ValueError: an unknown variant.
     """
     if unknown := set(variants) - set("ABCD"):
-        raise ValueError(f"LLCM has no variant {some(sorted(unknown))}, expected any of A, B, C, D")
+        raise ValueError(f"LLCM has no variant {shorten(sorted(unknown))}, expected any of A, B, C, D")
     rows = {m: np.flatnonzero(index.modality == m).astype(np.int32) for m in (VISIBLE, INFRARED)}
-    fail(["index: no images of one modality, expected both"] if not all(map(len, rows.values())) else [])
+    raise_all(["index: no images of one modality, expected both"] if not all(map(len, rows.values())) else [])
     if published:
-        fail(_identity_problems(index, "test", "index"))
+        raise_all(_identity_problems(index, "test", "index"))
         for name, m in _TEST_FOLDERS.items():
-            fail(_identity_problems(index.take(rows[m]), "test", f"index, {name}"))
+            raise_all(_identity_problems(index.take(rows[m]), "test", f"index, {name}"))
         for line in image_doubts(index, "test", "index"):
             logging.warning("%s", line)
 

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from absl import logging
 
-from input_pipeline.images import collect, count_problems, fail, known_split, list_images, some
+from input_pipeline.images import count_problems, gather_errors, known_split, list_images, raise_all, shorten
 from input_pipeline.index import VISIBLE, DataError, Index, Setting, Trial
 from input_pipeline.lists import refuse_repeated
 from input_pipeline.protocols import counts, same_camera_skipped
@@ -55,11 +55,11 @@ def read_index(root: str | os.PathLike, split: str, *, dataset: str = "market150
     known_split(split, SPLITS, dataset)
     root = Path(root)
     folders = _FOLDERS[split]
-    names = dict(zip(folders, collect(lambda folder: list_images(root / folder), folders), strict=True))
+    names = dict(zip(folders, gather_errors(lambda folder: list_images(root / folder), folders), strict=True))
     paths = [f"{folder}/{name}" for folder, listed in names.items() for name in listed]
     if not paths:
-        raise DataError(f"{root}: no images in {some(folders)}, expected {LAYOUT}")
-    identity, camera = map(np.array, zip(*collect(_parse, paths), strict=True))
+        raise DataError(f"{root}: no images in {shorten(folders)}, expected {LAYOUT}")
+    identity, camera = map(np.array, zip(*gather_errors(_parse, paths), strict=True))
     index = Index(np.array(paths), identity, camera, np.full(len(paths), VISIBLE))
     kept = index.take(index.identity != JUNK)
     if published:
@@ -71,7 +71,7 @@ def read_index(root: str | os.PathLike, split: str, *, dataset: str = "market150
 
 def _known(dataset: str) -> None:
     if dataset not in _PUBLISHED:
-        raise DataError(f"no data set {dataset!r}, expected one of {some(_PUBLISHED)}")
+        raise DataError(f"no data set {dataset!r}, expected one of {shorten(_PUBLISHED)}")
 
 
 def _parse(path: str) -> tuple[int, int]:
@@ -83,7 +83,7 @@ def _parse(path: str) -> tuple[int, int]:
 
 def _judge(found: dict[str, int], published: dict[str, int], dataset: str, source: str | os.PathLike) -> None:
     certain = {name: number for name, number in published.items() if name in _CERTAIN[dataset]}
-    fail(count_problems(found, certain, source))
+    raise_all(count_problems(found, certain, source))
     for line in count_problems(found, {k: v for k, v in published.items() if k not in certain}, source):
         logging.warning("%s", line)
 
@@ -102,15 +102,15 @@ def settings(index: Index, *, dataset: str = "market1501", published: bool = Tru
     folder = np.array([str(path).split("/", 1)[0] for path in index.path])
     problems = []
     if other := index.path[~np.isin(folder, (QUERY, GALLERY))].tolist():
-        problems.append(f"index: {some(other, 3)} not below {QUERY}/ or {GALLERY}/, the folders of the test split")
+        problems.append(f"index: {shorten(other, 3)} not below {QUERY}/ or {GALLERY}/, the folders of the test split")
     query = np.flatnonzero(folder == QUERY).astype(np.int32)
     gallery = np.flatnonzero((folder == GALLERY) & (index.identity != JUNK)).astype(np.int32)
     problems += [
         f"index: no images below {name}/" for name, rows in ((QUERY, query), (GALLERY, gallery)) if not len(rows)
     ]
     if nobody := index.path[query][index.identity[query] <= 0].tolist():
-        problems.append(f"index: {some(nobody, 3)} of no known identity, expected queries of identities from 1")
-    fail(problems)
+        problems.append(f"index: {shorten(nobody, 3)} of no known identity, expected queries of identities from 1")
+    raise_all(problems)
     trial = Trial(query, gallery)
     if published:
         _judge(counts(index, trial, valid), _PUBLISHED[dataset]["protocol"], dataset, f"index, {dataset}")

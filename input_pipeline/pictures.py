@@ -10,7 +10,7 @@ from absl import logging
 from PIL import Image
 
 from input_pipeline.batches import Decoded
-from input_pipeline.images import FORMATS, MAX_PIXELS, SUFFIXES, Folder, collect, some
+from input_pipeline.images import FORMATS, MAX_PIXELS, SUFFIXES, Folder, gather_errors, shorten
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index
 
 UNKNOWN = -1  # the identity of a picture that nobody has named
@@ -39,13 +39,13 @@ def read_folder(root: str | os.PathLike, modality: str, *, identities: bool = Fa
     if modality not in MODALITIES:
         raise ValueError(f"modality is {modality!r}, expected {' or '.join(MODALITIES)}")
     files = _files(root)
-    collect(lambda path: _refuse_odd(os.path.join(root, path)), files)
+    gather_errors(lambda path: _refuse_odd(os.path.join(root, path)), files)
     paths = [path for path in files if path.lower().endswith(SUFFIXES)]
     if not paths:
-        found = f"holds {some(files)}" if files else "is empty"
+        found = f"holds {shorten(files)}" if files else "is empty"
         raise DataError(f"{root}: {found}, expected pictures: files that end in {', '.join(SUFFIXES)}")
     if others := sorted(set(files) - set(paths)):
-        logging.warning("%s: left out what does not end in %s: %s", root, ", ".join(SUFFIXES), some(others))
+        logging.warning("%s: left out what does not end in %s: %s", root, ", ".join(SUFFIXES), shorten(others))
 
     def identity(path: str) -> int:
         folder, below, _ = path.partition("/")
@@ -53,7 +53,7 @@ def read_folder(root: str | os.PathLike, modality: str, *, identities: bool = Fa
             raise DataError(f"{os.path.join(root, path)}: expected in a folder named by the identity's number")
         return int(folder)
 
-    numbers = collect(identity, paths) if identities else np.full(len(paths), UNKNOWN)
+    numbers = gather_errors(identity, paths) if identities else np.full(len(paths), UNKNOWN)
     kind = MODALITIES[modality]
     return Index(np.array(paths), np.array(numbers), np.full(len(paths), kind + 1), np.full(len(paths), kind))
 

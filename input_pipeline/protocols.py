@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from input_pipeline.images import count_problems, fail, some
+from input_pipeline.images import count_problems, raise_all, shorten
 from input_pipeline.index import Index, Setting, Trial
 
 # What each data set is ranked by where nothing is named.
@@ -40,7 +40,7 @@ def named(dataset: str, words: str) -> tuple[str, ...]:
         what = f"is one of {owners[0]}" if owners else "is unknown"
         raise ValueError(f"protocol={words!r}: {name!r} {what}; {known}")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"protocol={words!r}: {some(twice)} named more than once")
+        raise ValueError(f"protocol={words!r}: {shorten(twice)} named more than once")
     return names
 
 
@@ -89,4 +89,4 @@ def refuse_other_counts(index: Index, setting: Setting, published: Mapping[str, 
     """DataError naming the first trial of a setting of which a count is not the published one; see `counts`."""
     for t, trial in enumerate(setting.trials):
         source = f"{setting.protocol}, {setting.direction}, shots {setting.shots}, trial {t}"
-        fail(count_problems(counts(index, trial, setting.valid), published, source))
+        raise_all(count_problems(counts(index, trial, setting.valid), published, source))

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from input_pipeline.images import Folder, collect, decode, fail, refuse_unreadable, resize
+from input_pipeline.images import Folder, decode, gather_errors, raise_all, refuse_unreadable, resize
 from input_pipeline.index import DataError, Index
 
 _VERSION = "1.0.0"
@@ -150,7 +150,7 @@ def store_resized(
     DataError: files that cannot be decoded, all listed, and nothing is written.
     """
     folder = _resized_folder(data_dir, name, split, height, width)
-    sizes = collect(lambda path: _file_size(images.root, path), index.path)
+    sizes = gather_errors(lambda path: _file_size(images.root, path), index.path)
     os.makedirs(data_dir, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=data_dir, prefix="incomplete-") as scratch:
         staging = Path(scratch, folder.name)  # with permissions of its own
@@ -169,7 +169,7 @@ def store_resized(
 
         with ThreadPoolExecutor(8) as pool:
             rows = tqdm(pool.map(store, range(len(index))), f"resizing {split}", len(index), unit="image", disable=None)
-            fail(filter(None, list(rows)))
+            raise_all(filter(None, list(rows)))
         pixels.flush()
         (staging / _LISTING).write_text(json.dumps(_fingerprints(index, sizes)) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
@@ -247,7 +247,7 @@ def _fingerprints(index: Index, sizes: Iterable[int]) -> dict[str, str]:
 
 
 def _refuse_stale(folder: Path, stored: dict[str, str], index: Index, root: str | os.PathLike) -> None:
-    expected = _fingerprints(index, collect(lambda path: _file_size(root, path), index.path))
+    expected = _fingerprints(index, gather_errors(lambda path: _file_size(root, path), index.path))
     for key, what in (("rows", "paths or identities than the index"), ("sizes", f"file sizes than {root} now")):
         if stored.get(key) != expected[key]:
             raise DataError(f"{folder}: made with other {what}; prepare the split again")

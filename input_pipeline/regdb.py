@@ -11,7 +11,7 @@ import os
 
 import numpy as np
 
-from input_pipeline.images import collect, count_problems, fail, known_split
+from input_pipeline.images import count_problems, gather_errors, known_split, raise_all
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
 from input_pipeline.lists import read_list, refuse_mixed_labels
 from input_pipeline.protocols import nothing_skipped, refuse_other_counts
@@ -37,7 +37,7 @@ def read_index(
     The identity is the number of the image's folder. The lists' label column counts the identities of one split
     anew, so the same label is another person in the other split; it is checked and not used.
     DataError: missing list or image, a malformed line, labels that do not fit the folders and, if published,
-    other numbers of identities and images than 206, 2,060 and 2,060. found: as in `images.fail`.
+    other numbers of identities and images than 206, 2,060 and 2,060. found: as in `images.raise_all`.
     """
     known_split(split, SPLITS, "RegDB")
     if fold not in FOLDS:
@@ -47,13 +47,13 @@ def read_index(
         rows = read_list(root, f"idx/{split}_{kind[0].lower()}_{fold}.txt", kind[0], found)
         return [(*row, kind[1]) for row in rows]
 
-    rows = [row for part in collect(listed, _FOLDERS.items(), found) for row in part]
+    rows = [row for part in gather_errors(listed, _FOLDERS.items(), found) for row in part]
     path, identity, label, modality = zip(*rows, strict=True) if rows else ((), (), (), ())
     source = os.path.join(root, f"idx/{split}_*_{fold}.txt")
     refuse_mixed_labels(identity, label, source, found)
     index = Index(np.array(path), np.array(identity), np.array(modality, int) + 1, np.array(modality))
     if published:
-        fail(_count_problems(index, source), found)
+        raise_all(_count_problems(index, source), found)
     return index
 
 
@@ -65,9 +65,9 @@ def settings(index: Index, *, published: bool = True) -> list[Setting]:
     query without a match.
     """
     visible, thermal = (np.flatnonzero(index.modality == modality).astype(np.int32) for modality in (VISIBLE, INFRARED))
-    fail(["index: no images of one modality, expected both"] if not len(visible) or not len(thermal) else [])
+    raise_all(["index: no images of one modality, expected both"] if not len(visible) or not len(thermal) else [])
     if published:
-        fail(_count_problems(index, "index"))
+        raise_all(_count_problems(index, "index"))
     result = [
         Setting("regdb", "regdb", direction, "-", [trial], valid, unique_identities=False)
         for direction, trial in (
@@ -104,7 +104,7 @@ def ten_folds(index: Index, *, published: bool = True) -> list[Setting]:
         if (other := images.setdefault(frozenset(index.path[part].tolist()), fold)) != fold:
             raise DataError(f"index: folds {other} and {fold} have the same images, expected ten different test sets")
     joined = []
-    for directions in zip(*collect(of_fold, FOLDS), strict=True):
+    for directions in zip(*gather_errors(of_fold, FOLDS), strict=True):
         trials = [Trial(*(part[side] for side in s.trials[0])) for part, s in zip(parts, directions, strict=True)]
         joined.append(directions[0]._replace(protocol="regdb-ten-folds", trials=trials))
     return joined

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from input_pipeline.images import collect, count_problems, fail, known_split, list_images, some
+from input_pipeline.images import count_problems, gather_errors, known_split, list_images, raise_all, shorten
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
 from input_pipeline.lists import NUMBER, read_ids, refuse_repeated
 from input_pipeline.matlab import read_mat
@@ -55,22 +55,23 @@ def read_index(
     split_dir holds {train,val,test}_id.txt, or .mat where there is no .txt; root/exp unless given.
     DataError: missing folder or identity file, an identity without images or in two files, a file that is not
     .jpg and, if published, other numbers of identities and images than the data set is published with.
-    found: as in `images.fail`.
+    found: as in `images.raise_all`.
     """
     root, split_dir = Path(root), Path(split_dir or Path(root, "exp"))
     known_split(split, _PUBLISHED, "SYSU-MM01")
     names = ["train", "val"] if split == "trainval" else [split]
-    ids = [i for part in collect(lambda name: _read_split_ids(split_dir, name, found), names, found) for i in part]
+    lists = gather_errors(lambda name: _read_split_ids(split_dir, name, found), names, found)
+    ids = [identity for listed in lists for identity in listed]
     refuse_repeated(ids, f"{split_dir}: identity files of {' and '.join(names)}", found)
     # Listing the camera folders themselves, never below them: cam1_video_train may lie beside them.
-    present = dict(collect(lambda camera: (camera, _folders(root / f"cam{camera}")), CAMERAS, found))
-    files = collect(lambda identity: _files_of(root, identity, present, found), sorted(set(ids)), found)
+    present = dict(gather_errors(lambda camera: (camera, _folders(root / f"cam{camera}")), CAMERAS, found))
+    files = gather_errors(lambda identity: _files_of(root, identity, present, found), sorted(set(ids)), found)
     rows = [row for part in files for row in part]
     path, identity, camera = zip(*rows, strict=True) if rows else ((), (), ())
     modality = np.where(np.isin(camera, INFRARED_CAMERAS), INFRARED, VISIBLE)
     index = Index(np.array(path), np.array(identity), np.array(camera), modality)
     if published:
-        fail(size_problems(index, split, root), found)
+        raise_all(size_problems(index, split, root), found)
     return index
 
 
@@ -97,7 +98,7 @@ def _files_of(
     if not rows:
         raise DataError(f"{root}: no images in any cam*/{identity:04d}, expected some of every listed identity")
     other = [path for path, _, _ in rows if not path.lower().endswith(".jpg")]
-    fail([f"{root}: {some(other)} where only .jpg files were expected"] if other else [], found)
+    raise_all([f"{root}: {shorten(other)} where only .jpg files were expected"] if other else [], found)
     return rows
 
 
@@ -141,9 +142,9 @@ def settings(index: Index, split_dir: str | os.PathLike, *, published: bool = Tr
         _refuse_other_identities(index, split_dir, problems)
     refuse_mixed_cameras(index)
     cells = rows_by_number(index, problems)
-    for permutation in collect(_read_permutation, [split_dir / "rand_perm_cam.mat"], problems):
+    for permutation in gather_errors(_read_permutation, [split_dir / "rand_perm_cam.mat"], problems):
         _refuse_mismatch(cells, permutation, split_dir / "rand_perm_cam.mat", problems)
-    fail(problems)
+    raise_all(problems)
     query = np.flatnonzero(index.modality == INFRARED).astype(np.int32)
     result = []
     for place, cameras in GALLERY_CAMERAS.items():
@@ -176,9 +177,9 @@ def refuse_mixed_cameras(index: Index) -> None:
 def _refuse_other_identities(index: Index, split_dir: Path, problems: list[str]) -> None:
     expected, found = set(_read_split_ids(split_dir, "test", problems)), set(index.identity.tolist())
     if unknown := sorted(found - expected):
-        problems.append(f"index: identities {some(unknown)} are not test identities of {split_dir}")
+        problems.append(f"index: identities {shorten(unknown)} are not test identities of {split_dir}")
     if absent := sorted(expected - found):
-        problems.append(f"index: test identities {some(absent)} of {split_dir} have no images")
+        problems.append(f"index: test identities {shorten(absent)} of {split_dir} have no images")
 
 
 def _read_permutation(path: Path) -> dict[tuple[int, int], np.ndarray]:
@@ -207,7 +208,8 @@ def rows_by_number(index: Index, found: list[str] | None = None) -> dict[tuple[i
     """Rows of the index for every (identity, camera), such that the i-th is the file with number i + 1.
 
     The permutation counts images of an identity and the released evaluators take its entries for file numbers;
-    both agree only where files are numbered 1, 2, ... without a gap, so this is asserted. found: as in `images.fail`.
+    both agree only where files are numbered 1, 2, ... without a gap, so this is asserted.
+    found: as in `images.raise_all`.
     """
     problems, cells, numbered = [], {}, defaultdict(list)
     for row, (path, identity, camera) in enumerate(zip(index.path, index.identity, index.camera, strict=True)):
@@ -221,7 +223,7 @@ def rows_by_number(index: Index, found: list[str] | None = None) -> dict[tuple[i
         if [number for number, _ in pairs] != list(range(1, len(pairs) + 1)):
             problems.append(f"cam{camera}/{identity:04d}: files are not numbered 1 to {len(pairs)}, each once")
         cells[identity, camera] = np.array([row for _, row in pairs], np.int32)
-    fail(problems[:8] + [f"index: {len(problems):,} such names in all"] * (len(problems) > 8), found)
+    raise_all(problems[:8] + [f"index: {len(problems):,} such names in all"] * (len(problems) > 8), found)
     return cells
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from input_pipeline import sysu
-from input_pipeline.images import fail
+from input_pipeline.images import raise_all
 from input_pipeline.index import INFRARED, DataError, Index, Setting, Trial
 from input_pipeline.protocols import draw, refuse_other_counts
 
@@ -28,7 +28,7 @@ def settings(index: Index, *, published: bool = True) -> list[Setting]:
     sysu.refuse_mixed_cameras(index)
     cells = sysu.rows_by_number(index)
     if published:
-        fail(sysu.size_problems(index, "test", Path("index")))
+        raise_all(sysu.size_problems(index, "test", Path("index")))
     query = np.flatnonzero(index.modality == INFRARED).astype(np.int32)
     if not len(query):
         raise DataError("index: no infrared images, expected queries")

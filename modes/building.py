@@ -15,11 +15,13 @@ from ml_collections import ConfigDict
 
 from input_pipeline.index import Index, Setting
 from input_pipeline.source import Source
-from saai_jax import affinity, evaluate, parallel, torch_weights
+from saai_jax import affinity, parallel
 from saai_jax.checkpoint import CheckpointError, Checkpoints, read_config, refuse_other_run
 from saai_jax.log import progress
 from saai_jax.models.saai import SAAI, feature_map
+from saai_jax.ranking import evaluate
 from saai_jax.state import TrainState, adam_l2, initial_variables, new_state
+from saai_jax.weights import names
 
 # What a run may change when it goes on: where things are, what is reported and how often, not what is learned.
 FREE = ("inference", "eval.", "aim.", "sim.", "k_reciprocal.")
@@ -57,11 +59,11 @@ def initial_state(config: ConfigDict, model: SAAI) -> TrainState:
     """Step 0: drawn weights, or those that config.model.weights has. Raises WeightsError if they do not fit."""
     variables, teacher = initial_variables(model, config.data.height, config.data.width, seed=config.seed), None
     if config.model.weights:
-        stored = torch_weights.read_pth(config.model.weights)
-        variables, teacher = torch_weights.from_torch(stored, variables, partial="classifier.weight" not in stored)
+        stored = names.read_pth(config.model.weights)
+        variables, teacher = names.from_torch(stored, variables, partial="classifier.weight" not in stored)
     state = new_state(variables, adam_l2(config.train.weight_decay), teacher)
     # Fresh and restored states must be placed alike, or the step compiles twice.
-    return parallel.on_all(state, parallel.batch_mesh())
+    return parallel.replicate(state, parallel.batch_mesh())
 
 
 def trained(config: ConfigDict, workdir: str) -> tuple[SAAI, dict]:
@@ -85,15 +87,15 @@ def trained(config: ConfigDict, workdir: str) -> tuple[SAAI, dict]:
         checkpoints.close()
         if state is not None:
             logging.info("weights of step %d in %s", int(state.step), folder)
-            return model, parallel.here({"params": state.params, "batch_stats": state.batch_stats})
-    classifier = torch_weights.read_pth(weights).get("classifier.weight") if weights else None
+            return model, parallel.local_copy({"params": state.params, "batch_stats": state.batch_stats})
+    classifier = names.read_pth(weights).get("classifier.weight") if weights else None
     if classifier is None:
         what = f"and {weights} is a backbone alone" if weights else "and --config.model.weights names no SAAI model"
         raise CheckpointError(f"{folder} has no checkpoint; train first ({what})")
     model = model_of(config, len(classifier))
     logging.info("weights of %s", weights)
     state = initial_state(config, model)
-    return model, parallel.here({"params": state.params, "batch_stats": state.batch_stats})
+    return model, parallel.local_copy({"params": state.params, "batch_stats": state.batch_stats})
 
 
 def embed(config: ConfigDict, model: SAAI, variables: dict, index: Index, split: str) -> np.ndarray:

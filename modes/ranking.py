@@ -13,9 +13,12 @@ from ml_collections import ConfigDict
 from input_pipeline import custom
 from input_pipeline.index import Index, Setting
 from modes.building import COSINE, Inference, embed, inferences, largest, settings_of, source_of, trained
-from saai_jax import comparison, evaluate, feature_files, features, parallel, plots, report, results
+from saai_jax import features, parallel
+from saai_jax.features import read
 from saai_jax.log import progress, read_metrics
 from saai_jax.models.saai import SAAI
+from saai_jax.ranking import comparison, evaluate, results
+from saai_jax.report import pictures, report
 
 FLAGS = flags.FLAGS
 
@@ -64,7 +67,7 @@ def rank(
     logging.info("wrote %s", file)
 
 
-def pictures(
+def draw_pictures(
     config: ConfigDict,
     model: SAAI,
     variables: dict,
@@ -86,7 +89,7 @@ def pictures(
         names = [f"identity {index.identity[r]}, camera {index.camera[r]}" for r in shown]
         report.attention_maps(file("attention.png"), load, model, variables, shown, index.modality[shown], names)
     if os.path.exists(file("metrics.jsonl")):
-        plots.curves(read_metrics(file("metrics.jsonl")), file("curves.png"))
+        pictures.curves(read_metrics(file("metrics.jsonl")), file("curves.png"))
 
 
 def evaluated(config: ConfigDict, workdir: str) -> tuple[Index, SAAI, dict, np.ndarray, list[Setting]]:
@@ -109,7 +112,7 @@ def evaluated(config: ConfigDict, workdir: str) -> tuple[Index, SAAI, dict, np.n
 def mode_evaluate(config: ConfigDict, workdir: str) -> None:
     """Ranks the test set with the run's weights and draws the pictures."""
     index, model, variables, embedding, settings = evaluated(config, workdir)
-    pictures(config, model, variables, index, embedding, largest(settings), workdir)
+    draw_pictures(config, model, variables, index, embedding, largest(settings), workdir)
 
 
 def mode_extract(config: ConfigDict, workdir: str) -> None:
@@ -129,18 +132,18 @@ def mode_extract(config: ConfigDict, workdir: str) -> None:
 
 def read_features(config: ConfigDict) -> tuple[Index, np.ndarray, list[Setting]]:
     """What --features, --gallery and --columns name: its images, their embedding f32[n d], and what to rank of it."""
-    named = functools.partial(feature_files.columns, FLAGS.columns)
+    named = functools.partial(read.columns, FLAGS.columns)
     if wrong := [camera for camera in FLAGS.infrared_cameras if not camera.isdecimal()]:
         raise ValueError(f"--infrared_cameras has {wrong[0]!r}, expected numbers after commas")
     infrared = [int(camera) for camera in FLAGS.infrared_cameras]
-    read = functools.partial(feature_files.read, infrared_cameras=infrared)
+    load = functools.partial(read.read, infrared_cameras=infrared)
     if FLAGS.gallery or "{split}" in FLAGS.columns:
         if len(FLAGS.features) > 1:
             raise ValueError(f"--features names {len(FLAGS.features)} files, expected the queries' one")
         query, gallery = FLAGS.features[0], FLAGS.gallery or FLAGS.features[0]
-        f, *trial = feature_files.join(read(query, named("query")), read(gallery, named("gallery")))
+        f, *trial = read.join(load(query, named("query")), load(gallery, named("gallery")))
     else:
-        parts = [read(file, named()) for file in FLAGS.features]  # the folds of RegDB
+        parts = [load(file, named()) for file in FLAGS.features]  # the folds of RegDB
         f, trial = features.Features(*map(np.concatenate, zip(*parts, strict=True))), None
     index = Index(f.path, f.identity, f.camera, f.modality)
     if trial and config.data.query_list:

@@ -10,7 +10,9 @@ from ml_collections import ConfigDict
 
 from modes.building import inferences, largest, source_of
 from modes.ranking import evaluated, rank, read_features
-from saai_jax import features, projection, report, results
+from saai_jax import features
+from saai_jax.ranking import results
+from saai_jax.report import projection, report
 
 FLAGS = flags.FLAGS
 

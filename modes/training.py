@@ -14,14 +14,16 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from configs import ablation as ablations
-from input_pipeline.images import collect
+from input_pipeline.images import gather_errors
 from input_pipeline.index import Index
 from input_pipeline.sampling import Plan, sampling_plan
 from modes.building import COSINE, FREE, IMAGENET, embed, inferences, initial_state, model_of, settings_of, source_of
 from modes.ranking import mode_evaluate, row
-from saai_jax import ablation, parallel, train
+from saai_jax import parallel, train
 from saai_jax.checkpoint import CheckpointError, Checkpoints, refuse_other_run, write_config
-from saai_jax.log import MetricsLog, read_metrics, replacing
+from saai_jax.files import atomic_write
+from saai_jax.log import MetricsLog, read_metrics
+from saai_jax.ranking import ablation
 
 FLAGS = flags.FLAGS
 
@@ -39,7 +41,7 @@ def refuse_late_failures(config: ConfigDict, test: Index, validation: Index | No
 
 
 @contextlib.contextmanager
-def explained(workdir: str, plan: Plan, index: Index) -> Iterator[None]:
+def save_nonfinite(workdir: str, plan: Plan, index: Index) -> Iterator[None]:
     """Writes not-finite-<step>.json, what led to a step that is not finite, before its error goes on."""
     try:
         yield
@@ -55,7 +57,7 @@ def explained(workdir: str, plan: Plan, index: Index) -> Iterator[None]:
         }
         file = os.path.join(workdir, f"not-finite-{error.step}.json")
         if parallel.primary():
-            with replacing(file) as temporary:
+            with atomic_write(file) as temporary:
                 temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         raise FloatingPointError(
             f"{error}. {file} has its images; the last checkpoint is whole. --config.on_nonfinite=skip leaves such "
@@ -64,7 +66,7 @@ def explained(workdir: str, plan: Plan, index: Index) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone(workdir: str) -> Iterator[None]:
+def workdir_lock(workdir: str) -> Iterator[None]:
     """Holds the workdir for this run. Raises CheckpointError if another one that is under way holds it."""
     os.makedirs(workdir, exist_ok=True)
     with open(os.path.join(workdir, ".lock"), "w") as lock:
@@ -78,7 +80,7 @@ def alone(workdir: str) -> Iterator[None]:
 
 def mode_train(config: ConfigDict, workdir: str) -> None:
     """Trains, or goes on where the run in workdir stopped, and evaluates."""
-    with alone(workdir):
+    with workdir_lock(workdir):
         train_in(config, workdir)
     mode_evaluate(config, workdir)
 
@@ -88,7 +90,7 @@ def train_in(config: ConfigDict, workdir: str) -> None:
     c, t, source, file = config, config.train, source_of(config), os.path.join(workdir, "config.json")
     if parallel.primary():
         source.draw()
-    parallel.meet("a synthetic set is drawn")
+    parallel.barrier("a synthetic set is drawn")
     splits = source.splits(c.data.images // 2)
     index, validation = splits["train"], splits.get("validation")
     refuse_late_failures(c, splits["test"], validation)
@@ -130,7 +132,7 @@ def train_in(config: ConfigDict, workdir: str) -> None:
 
     metrics = os.path.join(workdir, "metrics.jsonl") if parallel.primary() else os.devnull
     hosts = {"host": jax.process_index(), "hosts": jax.process_count()}
-    with MetricsLog(metrics, start) as log, parallel.termination() as stop, explained(workdir, plan, index):
+    with MetricsLog(metrics, start) as log, parallel.termination() as stop, save_nonfinite(workdir, plan, index):
         state = train.fit(
             state,
             source.train_batches(index, plan.rows[start:], **hosts),
@@ -184,7 +186,7 @@ def mode_prepare(config: ConfigDict, workdir: str) -> None:
         kind, folder, store = "resized", d.resized, source.store_resized
     else:
         kind, folder, store = "packed", d.packed or os.path.join(workdir, "packed"), source.pack
-    collect(lambda name: store(splits[name], name, folder), splits)
+    gather_errors(lambda name: store(splits[name], name, folder), splits)
     logging.info("%s %s; train from it with --config.data.%s=%s", kind, ", ".join(splits), kind, folder)
 
 

@@ -18,7 +18,7 @@ from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 from saai_jax import parallel
-from saai_jax.log import parsed, replacing
+from saai_jax.files import atomic_write, load_json
 from saai_jax.state import TrainState
 
 
@@ -81,7 +81,7 @@ class Checkpoints:
             aside = tempfile.mkdtemp(prefix=f"{step}-", dir=f"{self.folder}-damaged")
             os.rename(os.path.join(self.folder, str(step)), aside)  # takes the place of an empty folder
             logging.warning("moved the damaged checkpoint of step %d to %s", step, aside)
-        parallel.meet("damaged checkpoints are out of the way")
+        parallel.barrier("damaged checkpoints are out of the way")
         # Typed as Any: orbax's policies do not satisfy its own protocols for a type checker.
         keep: Any = ocp.training.preservation_policies
         save: Any = ocp.training.save_decision_policies
@@ -162,7 +162,7 @@ class Checkpoints:
 def digest(state: TrainState) -> str:
     """SHA-256 of all arrays, in the order of the tree."""
     found = hashlib.sha256()
-    for x in jax.tree.leaves(jax.device_get(parallel.here(state))):
+    for x in jax.tree.leaves(jax.device_get(parallel.local_copy(state))):
         found.update(np.asarray(x).tobytes())
     return found.hexdigest()
 
@@ -203,7 +203,7 @@ def _brief(error: BaseException) -> str:
 
 def write_config(file: str, config: Mapping[str, Any]) -> None:
     """Keeps a run's resolved configuration beside its checkpoints, as JSON."""
-    with replacing(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
 
 
@@ -211,7 +211,7 @@ def read_config(file: str) -> dict[str, Any]:
     """The configuration that write_config kept. Raises CheckpointError naming a missing or damaged file."""
     try:
         with open(file, encoding="utf-8") as opened:
-            found = parsed(opened.read())
+            found = load_json(opened.read())
         if not isinstance(found, dict):
             raise ValueError(f"it is a {type(found).__name__}, expected an object")
     except (OSError, ValueError) as error:

@@ -1,13 +1,11 @@
-"""What a run leaves behind as it goes: metrics.jsonl, lines of progress, and files that are whole or absent."""
+"""What a run says as it goes: metrics.jsonl, lines of log, bars of progress."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,39 +14,9 @@ from typing import Any, TypeVar
 from absl import logging
 from tqdm import tqdm
 
+from saai_jax.files import atomic_write, load_json, naming
+
 T = TypeVar("T")
-
-
-@contextlib.contextmanager
-def replacing(file: str | os.PathLike) -> Iterator[Path]:
-    """The path of a temporary file beside `file`, which takes its place when the block ends without an error.
-
-    Creates the folder. Whoever reads `file` sees the old content or the new, never a part.
-    """
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    os.close(handle)
-    try:
-        with naming(file):
-            yield Path(name)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp's files are for their owner alone
-        os.replace(name, file)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def naming(file: str | os.PathLike) -> Iterator[None]:
-    """Gives an OSError that says only what happened (a full disk, say) the file's name."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None and error.errno is not None:
-            raise OSError(error.errno, error.strerror, os.fspath(file)) from error
-        raise
 
 
 class MetricsLog:
@@ -64,7 +32,7 @@ class MetricsLog:
         if file.exists():
             kept = "".join(f"{json.dumps(entry)}\n" for entry in read_metrics(file) if entry["step"] <= step)
             if kept.encode() != file.read_bytes():
-                with replacing(file) as temporary:
+                with atomic_write(file) as temporary:
                     temporary.write_text(kept)
         # Without a buffer: what a full disk refuses must not be tried again when the file is closed.
         self._file = open(file, "ab", buffering=0)  # noqa: SIM115 (open as long as the run)
@@ -91,26 +59,6 @@ class MetricsLog:
         self.close()
 
 
-def parsed(text: str | bytes) -> Any:
-    """JSON as the standard has it: numbers that a float can hold, texts that UTF-8 can. Raises ValueError for else."""
-
-    def refuse(word: str) -> Any:
-        raise ValueError(f"{word[:40]} is no number that is kept here")
-
-    def number(word: str) -> float:
-        return value if abs(value := float(word)) < float("inf") else refuse(word)
-
-    def whole(word: str) -> int:
-        return int(word) if len(word) < 20 else refuse(word)  # what 64 bits hold
-
-    try:
-        value = json.loads(text, parse_constant=refuse, parse_float=number, parse_int=whole)
-        json.dumps(value, ensure_ascii=False).encode()  # half a character, \ud800, can be read but never written
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    return value
-
-
 def read_metrics(file: str | os.PathLike) -> list[dict[str, Any]]:
     """The entries of a metrics.jsonl in order, without a torn last line (a run may be writing it).
 
@@ -121,7 +69,7 @@ def read_metrics(file: str | os.PathLike) -> list[dict[str, Any]]:
     # whatever follows the last newline was cut off, even if what is left of it parses
     for number, line in enumerate(lines[:-1], 1):
         try:
-            entry = parsed(line)
+            entry = load_json(line)
             if not isinstance(entry, dict) or type(entry.get("step")) is not int or type(entry.get("kind")) is not str:
                 raise ValueError("no object with a whole 'step' and a 'kind'")
             if odd := [name for name, value in entry.items() if isinstance(value, dict | list)]:
@@ -134,7 +82,7 @@ def read_metrics(file: str | os.PathLike) -> list[dict[str, Any]]:
     return entries
 
 
-def say(message: str, *values: Any):
+def log_line(message: str, *values: Any):
     """A line of log that does not tear the bars on the screen."""
     with tqdm.external_write_mode():
         logging.info(message, *values)

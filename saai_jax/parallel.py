@@ -23,12 +23,12 @@ def batch_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
 
 
-def on_all(tree: Tree, mesh: Mesh) -> Tree:
+def replicate(tree: Tree, mesh: Mesh) -> Tree:
     """The arrays, which every process has, whole on each device of the mesh."""
     return jax.device_put(tree, NamedSharding(mesh, jax.P()))
 
 
-def here(tree: Tree) -> Tree:
+def local_copy(tree: Tree) -> Tree:
     """This process's own copies of arrays that are whole on each device."""
     return jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree)
 
@@ -58,7 +58,7 @@ def primary() -> bool:
     return jax.process_index() == 0
 
 
-def meet(name: str) -> None:
+def barrier(name: str) -> None:
     """Waits until every process has come here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from saai_jax import losses, parallel
 from saai_jax.augment import Grayscale, augment
 from saai_jax.checkpoint import Checkpoints
-from saai_jax.log import MetricsLog, progress, say
+from saai_jax.log import MetricsLog, log_line, progress
 from saai_jax.models.saai import teacher_logits
 from saai_jax.state import TrainState, adam_l2
 
@@ -189,7 +189,7 @@ def fit(
     """
     steps, start = len(epoch), int(state.step)
     key = jax.jit(jax.random.key, out_shardings=NamedSharding(mesh, jax.P()))(seed)
-    state = parallel.on_all(state, mesh)
+    state = parallel.replicate(state, mesh)
     bar = progress(batches, total=steps, description="train", initial=start)
     # Good steps of the epoch; of one that is resumed within, the earlier ones are taken to be.
     unchecked, good = None, int(0 < start < steps and epoch[start] == epoch[start - 1])
@@ -202,7 +202,7 @@ def fit(
         if not skip_not_finite:
             raise NotFinite(step, terms)
         log.write(step, "skipped", **{name: str(value) for name, value in terms.items()})
-        say("step %d is left out: %s", step, terms)
+        log_line("step %d is left out: %s", step, terms)
         return 0
 
     for step, batch in enumerate(bar, start + 1):
@@ -229,7 +229,7 @@ def fit(
                 scores = validate({"params": state.params, "batch_stats": state.batch_stats})
                 log.write(step, "validation", epoch=e, **scores)
             shown = "".join(f", validation {name} {value:.2f}" for name, value in scores.items())
-            say("epoch %d: loss %.3f%s", e + 1, float(metrics["loss"]), shown)
+            log_line("epoch %d: loss %.3f%s", e + 1, float(metrics["loss"]), shown)
         # Whatever was scored is saved, or the best one could be lost.
         if scores or stopping or (epoch_ends and ((e + 1) % save_every == 0 or step == steps)):
             checkpoints.save(step, state, scores)

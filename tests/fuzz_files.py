@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pth_files
 import scipy.io
-from test_images import noise
-from test_llcm import write_llcm
-from test_regdb import write_regdb
-from test_sysu import SMALL, write_sysu
 
 from input_pipeline import custom, images, pictures, records, sysu
 from input_pipeline.index import Index
-from saai_jax import checkpoint, feature_files, log, results
+from saai_jax import checkpoint, log
 from saai_jax.affinity import storage
-from saai_jax.features import Features, load, save
-from saai_jax.pth import read_pth
+from saai_jax.features import read as feature_files
+from saai_jax.features.store import Features, load, save
+from saai_jax.ranking import results
+from saai_jax.weights.pth import read_pth
+from tests import pth_files
+from tests.input_pipeline.test_images import noise
+from tests.input_pipeline.test_llcm import write_llcm
+from tests.input_pipeline.test_regdb import write_regdb
+from tests.input_pipeline.test_sysu import SMALL, write_sysu
 
 GOLDEN = Path(__file__).parent / "golden"
 

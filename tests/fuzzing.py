@@ -15,17 +15,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import foreign_files as foreign
-import fuzz_files as files
 import numpy as np
 from absl import logging
 
 from input_pipeline import llcm, regdb
 from input_pipeline.index import DataError
-from saai_jax import checkpoint, results
+from saai_jax import checkpoint
 from saai_jax.affinity import storage
-from saai_jax.features import FeaturesError, load
-from saai_jax.unpickle import WeightsError
+from saai_jax.features.store import FeaturesError, load
+from saai_jax.ranking import results
+from saai_jax.weights.unpickle import WeightsError
+from tests import foreign_files as foreign
+from tests import fuzz_files as files
 
 SECONDS, MEGABYTES = 90, 600  # that one try may take, and by how much it may raise the process's peak
 KILO = 20 if sys.platform == "darwin" else 10  # what the peak is counted in there, and elsewhere

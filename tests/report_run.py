@@ -4,8 +4,10 @@ import functools
 
 import numpy as np
 
-from saai_jax import affinity, projection, report, results
-from saai_jax.features import Features
+from saai_jax import affinity
+from saai_jax.features.store import Features
+from saai_jax.ranking import results
+from saai_jax.report import projection, report
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>$\\frac{"
 AIM = {"k1": 4, "k2": 2, "variant": "released"}

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import MODEL
 
 from saai_jax.checkpoint import CheckpointError, Checkpoints, digest, refuse_other_run, write_config
 from saai_jax.models.saai import SAAI
 from saai_jax.state import adam_l2, initial_variables, new_state
+from tests.test_train import MODEL
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,9 @@
 
 import os
 
-import fuzzing
 import pytest
+
+from tests import fuzzing
 
 TRIES = int(os.environ.get("FUZZ", "25"))
 

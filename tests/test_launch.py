@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
-from golden_files import load
 
-from saai_jax import features, results
+from saai_jax import features
+from saai_jax.ranking import results
+from tests.golden_files import load
 
 ROOT = Path(__file__).parent.parent
 TINY = "--config=configs/synthetic.py:tiny"

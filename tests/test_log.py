@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saai_jax import log
-from saai_jax.log import MetricsLog, progress, read_metrics, replacing
+from saai_jax.files import atomic_write
+from saai_jax.log import MetricsLog, progress, read_metrics
 
 
 def test_write_and_read(tmp_path):
@@ -69,7 +70,7 @@ def test_replacing_leaves_the_old_file_after_an_error(tmp_path):
     file.write_text("old")
 
     def fail():
-        with replacing(file) as temporary:
+        with atomic_write(file) as temporary:
             temporary.write_text("half")
             raise KeyboardInterrupt
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saai_jax.affinity import cosine
-from saai_jax.evaluate import score_trials
 from saai_jax.metrics import ABSENT, cmc, rank_metrics
+from saai_jax.ranking.evaluate import score_trials
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "regdb.npz")
 GALLERY = np.repeat([2, 3, 5, 8, 9, 14], [6, 5, 1, 4, 3, 2])  # unequal numbers of images

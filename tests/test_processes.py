@@ -8,9 +8,10 @@ import sys
 import numpy as np
 
 from benchmarks.faults import Runs, free_port
-from saai_jax import parallel, results
+from saai_jax import parallel
 from saai_jax.affinity import Gallery
 from saai_jax.log import read_metrics
+from saai_jax.ranking import results
 
 SCRIPT = pathlib.Path(__file__).parent / "gallery_process.py"
 

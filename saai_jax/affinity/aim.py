@@ -24,7 +24,7 @@ def keep_largest(affinity: Float[Array, "n m"], k: int) -> Float[Array, "n m"]:
     return jnp.where(affinity >= kth, affinity, 0)
 
 
-def combined(query_gallery, removed, expanded, variant: str, scale=unit) -> Float[Array, "q g"]:
+def aim_distance(query_gallery, removed, expanded, variant: str, scale=unit) -> Float[Array, "q g"]:
     """The distance of what the two steps leave (Eq. 8 to 10); scale: rows to length 1, for "released"."""
     if variant == "paper":
         return 1 - query_gallery - jnp.matmul(removed, expanded, precision="highest")
@@ -43,7 +43,7 @@ def _dense(query, gallery, *, k1: int, k2: int, variant: str, remove: bool, expa
         for i in range(1, k2):
             expanded += kept[nearest[:, i]]
         kept = expanded / k2
-    return combined(query_gallery, removed, kept, variant)
+    return aim_distance(query_gallery, removed, kept, variant)
 
 
 def aim(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from saai_jax.affinity.aim import aim, combined
+from saai_jax.affinity.aim import aim, aim_distance
 from saai_jax.affinity.checks import choice, neighbour_counts
 from saai_jax.affinity.cosine import dot
 
@@ -41,7 +41,7 @@ def _soft(query, gallery, temperature, *, k1: int, k2: int, variant: str):
     neighbours /= neighbours.sum(1, keepdims=True)
     expanded = jnp.matmul(neighbours, kept, precision="highest")
     removed = query_gallery * selected(query_gallery, k1, temperature)
-    return combined(query_gallery, removed, expanded, variant, unit)
+    return aim_distance(query_gallery, removed, expanded, variant, unit)
 
 
 def soft_aim(

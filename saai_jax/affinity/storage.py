@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from saai_jax.log import parsed, replacing
+from saai_jax.files import atomic_write, load_json
 
 FORMAT, VERSION = "saai-jax gallery", 1
 MANIFEST = "gallery.json"
@@ -51,7 +51,7 @@ def save(folder: str | os.PathLike, about: dict[str, Any], arrays: dict[str, np.
             stream.flush()
             os.fsync(stream.fileno())
         listed[name] = {"file": file.name, "shape": list(array.shape), "crc32": checksum(file)}
-    with replacing(folder / MANIFEST) as temporary:
+    with atomic_write(folder / MANIFEST) as temporary:
         entries = {"format": FORMAT, "version": VERSION, "about": about, "arrays": listed}
         temporary.write_text(json.dumps(entries, indent=1))
     kept = {entry["file"] for entry in listed.values()}
@@ -89,7 +89,7 @@ def manifest(folder: Path) -> dict[str, Any]:
     """The checked content of gallery.json. Raises StorageError."""
     file = folder / MANIFEST
     try:
-        found = parsed(file.read_bytes())
+        found = load_json(file.read_bytes())
         kind, version = found["format"], found["version"]
     except FileNotFoundError:
         raise StorageError(f"{file} is missing, expected a folder that Gallery.save has written") from None

@@ -1,0 +1,157 @@
+"""Features as other programs keep them: .mat, .h5, .npy with a .csv, .npz, under whatever names and in MATLAB's shapes.
+
+What is taken for granted is said in the log; what does not fit is refused, with the file and the row.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+from jaxtyping import Int
+
+from saai_jax.features.foreign import READERS, npy
+from saai_jax.features.store import Features, FeaturesError, checked, whole_texts
+
+
+def columns(text: str, split: str = "") -> dict[str, str]:
+    """Their name for each of our fields, from "embedding=feat,identity=label,camera=cam,modality=modal,path=name".
+
+    A field that is not mentioned has our name. "{split}" in a name stands for `split`, query or gallery, where a file
+    holds both: "embedding={split}_f". Raises FeaturesError for anything else.
+    """
+    found = {}
+    for part in filter(str.strip, text.split(",")):
+        field, equals, name = (piece.strip() for piece in part.partition("="))
+        if field not in Features._fields:
+            close = difflib.get_close_matches(field, Features._fields, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise FeaturesError(f"columns {text!r}: {field!r} is none of {', '.join(Features._fields)}{hint}")
+        if not equals or not name:
+            raise FeaturesError(f"columns {text!r}: {part.strip()!r} is not field=name")
+        if field in found:
+            raise FeaturesError(f"columns {text!r}: {field} is named twice")
+        if "{split}" in name and not split:
+            raise FeaturesError(f"columns {text!r}: {{split}} is for a file, or two, of query and gallery")
+        found[field] = name.replace("{split}", split)
+    return found
+
+
+def read(
+    file: str | os.PathLike,
+    columns: Mapping[str, str] | None = None,
+    *,
+    infrared_cameras: Collection[int] = (),
+    cameras: Collection[int] | None = None,
+) -> Features:
+    """The features in a .npz, .mat (to 7.3), .h5, .hdf5, or a .npy with a .csv of the same stem and a header row.
+
+    columns: their names, see `columns`; what it does not mention has our names. Vectors may be [n 1] or [1 n], whole
+    numbers may be floats, and an embedding [d n] is turned where only that fits, with a warning. Without a path, rows
+    are called row-000123, with a warning; without a modality, images of infrared_cameras are infrared, all others
+    visible. cameras: the only ones there may be.
+    Raises FeaturesError as `features.load` does; for other cameras; for a modality that is missing with
+    infrared_cameras not given, or that contradicts them. Unpickles nothing and follows no link out of the file.
+    """
+    file, columns = Path(file), dict(columns or {})
+    reader = READERS.get(file.suffix.lower())
+    if reader is None:
+        raise FeaturesError(f"{file}: no known kind of features file; known are {', '.join(READERS)}")
+    names = {field: columns.get(field, field) for field in Features._fields}
+    if reader is npy and "embedding" in columns:
+        raise FeaturesError(f"{file}: a .npy is one array, the embedding; it has no column {columns['embedding']!r}")
+    if not file.exists():
+        raise FeaturesError(f"{file}: no such file")
+    try:
+        found = reader(file, set(names.values()))
+    except FeaturesError:
+        raise
+    except Exception as error:  # readers raise nearly every type on damaged input
+        raise FeaturesError(f"{file}: damaged, or not a {file.suffix} of plain arrays: {error}") from error
+    arrays = {field: np.asarray(found[name]) for field, name in names.items() if name in found}
+    missing = {field: name for field, name in names.items() if field not in arrays}
+    needed = {"embedding", "identity", "camera", *columns} | (set() if infrared_cameras else {"modality"})
+    if absent := [f"{name!r} (for {field})" for field, name in missing.items() if field in needed]:
+        hint = "" if "modality" not in missing or "modality" in columns else "; without it, name the infrared cameras"
+        raise FeaturesError(f"{file}: has no {', '.join(absent)}{hint}")
+    return _features(file, arrays, infrared_cameras, cameras)
+
+
+def join(query: Features, gallery: Features) -> tuple[Features, Int[np.ndarray, q], Int[np.ndarray, g]]:
+    """Both in one, the queries first, and the rows of each. Raises FeaturesError for embeddings of other lengths."""
+    lengths = query.embedding.shape[1], gallery.embedding.shape[1]
+    if lengths[0] != lengths[1]:
+        raise FeaturesError(f"query embeddings have length {lengths[0]}, those of the gallery {lengths[1]}")
+    both = Features(*(np.concatenate(pair) for pair in zip(query, gallery, strict=True)))
+    rows = np.arange(len(both.path), dtype=np.int32)
+    return both, rows[: len(query.path)], rows[len(query.path) :]
+
+
+def _features(file: Path, arrays: dict[str, np.ndarray], infrared: Collection[int], cameras: Collection[int] | None):
+    for field in (field for field in Features._fields[1:] if field in arrays):
+        arrays[field] = _vector(arrays[field])
+        if field != "path":
+            arrays[field] = _whole(file, field, arrays[field])
+    n, embedding = len(arrays["identity"]) if arrays["identity"].ndim else 0, arrays["embedding"]
+    if embedding.ndim == 2 and len(embedding) != n == embedding.shape[1]:
+        logging.warning("%s: embedding has shape %s for %d images: taken as [d n]", file, embedding.shape, n)
+        arrays["embedding"] = embedding.T
+    if "path" not in arrays:
+        # Such a name is no file number, so that no protocol can take it for one.
+        arrays["path"] = np.array([f"row-{i:06d}" for i in range(n)], np.str_)
+        logging.warning("%s: no path: protocols that need the names of files cannot be used", file)
+    known = "modality" in arrays
+    arrays.setdefault("modality", np.zeros(n, np.int32))  # until the cameras are known to be numbers
+    features = checked(file, {field: arrays[field] for field in Features._fields})
+    derived = np.isin(features.camera, list(infrared)).astype(np.int32)
+    features = features if known else features._replace(modality=derived)
+    for field, wrong, what in (
+        ("camera", ~np.isin(features.camera, list(cameras or features.camera)), f"none of {_listed(cameras or ())}"),
+        (
+            "modality",
+            bool(infrared) & (features.modality != derived),
+            f"not as infrared cameras {_listed(infrared)} say",
+        ),
+    ):
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            value = f"{field} of row {row} ({features.path[row]}) is {getattr(features, field)[row]}"
+            raise FeaturesError(f"{file}: {value}, {what}; {wrong.sum()} such rows")
+    return features
+
+
+def _listed(values: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(values)))
+
+
+def _vector(array: np.ndarray) -> np.ndarray:
+    return array.ravel() if array.ndim == 2 and 1 in array.shape else array
+
+
+def _whole(file: Path, field: str, array: np.ndarray) -> np.ndarray:
+    """Floats, booleans and texts as the whole numbers they are; the rest as it is, to be judged by `checked`."""
+    if array.dtype.kind == "b":
+        return array.astype(np.int32)
+    if array.dtype.kind == "U":
+        texts, array = array.ravel(), np.zeros(array.shape, np.int64)
+        if not (whole := whole_texts(texts)).all():
+            raise FeaturesError(f"{file}: {field} of row {int(np.argmin(whole))} is no text")
+        for row, text in enumerate(texts):
+            # at most 15 digits, so that int64 holds it
+            if not re.fullmatch(r"\s*[+-]?[0-9]{1,15}(\.0*)?\s*", text):
+                raise FeaturesError(f"{file}: {field} of row {row} is {str(text)!r}, not a whole number")
+            array.flat[row] = int(text.split(".")[0])
+        return array
+    if array.dtype.kind != "f":
+        return array
+    # A float cannot hold every whole number beyond this, and to convert one beyond 64 bits is undefined.
+    wrong = ~((array == np.floor(array)) & (np.abs(array) < 2**53)).ravel()
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise FeaturesError(f"{file}: {field} of row {row} is {array.ravel()[row]}, not a whole number")
+    return array.astype(np.int64)

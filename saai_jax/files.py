@@ -1,0 +1,63 @@
+"""Files that are whole or absent, and JSON that can be trusted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def atomic_write(file: str | os.PathLike) -> Iterator[Path]:
+    """The path of a temporary file beside `file`, which takes its place when the block ends without an error.
+
+    Creates the folder. Whoever reads `file` sees the old content or the new, never a part.
+    """
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    os.close(handle)
+    try:
+        with naming(file):
+            yield Path(name)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)  # mkstemp's files are for their owner alone
+        os.replace(name, file)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(file: str | os.PathLike) -> Iterator[None]:
+    """Gives an OSError that says only what happened (a full disk, say) the file's name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, os.fspath(file)) from error
+        raise
+
+
+def load_json(text: str | bytes) -> Any:
+    """JSON as the standard has it: numbers that a float can hold, texts that UTF-8 can. Raises ValueError for else."""
+
+    def refuse(word: str) -> Any:
+        raise ValueError(f"{word[:40]} is no number that is kept here")
+
+    def number(word: str) -> float:
+        return value if abs(value := float(word)) < float("inf") else refuse(word)
+
+    def whole(word: str) -> int:
+        return int(word) if len(word) < 20 else refuse(word)  # what 64 bits hold
+
+    try:
+        value = json.loads(text, parse_constant=refuse, parse_float=number, parse_int=whole)
+        json.dumps(value, ensure_ascii=False).encode()  # half a character, \ud800, can be read but never written
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    return value

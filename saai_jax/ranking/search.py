@@ -1,0 +1,98 @@
+"""Ranking one set of embeddings against another, for pictures of one's own: no identities, no protocol."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.figure import Figure
+
+from saai_jax.affinity.checks import finite, neighbour_counts
+from saai_jax.affinity.nearest import Nearest
+from saai_jax.files import atomic_write
+from saai_jax.ranking.evaluate import Distance
+
+HEADER = ("query", "rank", "gallery", "distance")
+
+
+def search(query: Float[np.ndarray, "q d"], gallery: Float[np.ndarray, "g d"], distance: Distance, top: int) -> Nearest:
+    """The `top` gallery rows nearest to every query by any distance of `saai_jax.affinity`; the earlier one of equals.
+
+    Distances of all pairs are held at once: for galleries beyond that, AIM has `affinity.Gallery.search`, which gives
+    the same. Raises ValueError for an empty gallery, features that are not finite or of two lengths, top that is not
+    a positive integer, and distances that are not finite; warns if top exceeds the gallery.
+    """
+    query, gallery = finite(query, "query"), finite(gallery, "gallery", np.shape(query)[1])
+    top = neighbour_counts(len(gallery), top=top)["top"]
+    if not len(query):
+        return Nearest(np.zeros((0, top), np.int32), np.zeros((0, top), np.float32))
+    matrix = finite(distance(jnp.asarray(query), jnp.asarray(gallery)), "distance", len(gallery))
+    order = np.argsort(matrix, axis=1, kind="stable")[:, :top]
+    return Nearest(order.astype(np.int32), np.take_along_axis(matrix, order, 1))
+
+
+def write_csv(file: str | os.PathLike, nearest: Nearest, query: Sequence[str], gallery: Sequence[str]) -> None:
+    """Writes a line for every place of every list: query path, rank from 1, gallery path, distance; smaller is closer.
+
+    query, gallery: the paths of the rows that were searched. Whole or not at all. Raises ValueError if they do not
+    fit the results.
+    """
+    _fitting(nearest, len(query), len(gallery))
+    with atomic_write(file) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        lines = csv.writer(stream)
+        lines.writerow(HEADER)
+        for path, index, distance in zip(query, *nearest, strict=True):
+            for rank, (row, value) in enumerate(zip(index, distance, strict=True), 1):
+                lines.writerow((path, rank, gallery[row], f"{value:.6f}"))
+
+
+def lists_figure(
+    query: UInt8[np.ndarray, "q h w 3"],
+    found: UInt8[np.ndarray, "q top h w 3"],
+    nearest: Nearest,
+    names: Sequence[str],
+) -> Figure:
+    """Each query, named, with the pictures found for it, nearest first, their places and distances below them.
+
+    All pictures are of one size. Raises ValueError for other shapes.
+    """
+    queries, top = nearest.index.shape
+    size = query.shape[1:]
+    if not queries or query.shape[0] != queries or len(names) != queries or found.shape != (queries, top, *size):
+        raise ValueError(
+            f"{query.shape} queries, {found.shape} found and {len(names)} names do not fit {queries} lists of {top}"
+        )
+    height, width = size[:2]
+    gap = max(2, width // 10)
+    margin = max(3 * gap, height // 6)  # above and below each row, for its words
+    row, column = height + 2 * margin, width + gap
+    sheet = np.full((queries * row, (top + 1) * column + 2 * gap, 3), 255, np.uint8)
+    figure = Figure(figsize=(1.1 * (top + 1), 1.1 * (top + 1) * sheet.shape[0] / sheet.shape[1]))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for k in range(queries):
+        y = k * row + margin
+        sheet[y : y + height, gap : gap + width] = query[k]
+        axes.text(gap, y - gap / 2, f"query: {_short(names[k])}", ha="left", va="bottom", fontsize=8)
+        for place in range(top):
+            x = (place + 1) * column + 2 * gap
+            sheet[y : y + height, x : x + width] = found[k, place]
+            label = f"{place + 1}:  {nearest.distance[k, place]:.3f}"
+            axes.text(x + width / 2, y + height + gap / 2, label, ha="center", va="top", fontsize=8)
+    axes.imshow(sheet)
+    return figure
+
+
+def _short(name: str, length: int = 60) -> str:
+    return name if len(name) <= length else f"...{name[3 - length :]}"
+
+
+def _fitting(nearest: Nearest, queries: int, images: int) -> None:
+    if len(nearest.index) != queries or nearest.index.shape != nearest.distance.shape:
+        raise ValueError(f"results are of {len(nearest.index)} queries, and {queries} paths were given")
+    if nearest.index.size and not 0 <= nearest.index.min() <= nearest.index.max() < images:
+        raise ValueError(f"results name gallery row {nearest.index.max()}, and {images} paths were given")

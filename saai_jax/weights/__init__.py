@@ -1,0 +1,1 @@
+"""Weights of PyTorch models, read without PyTorch."""

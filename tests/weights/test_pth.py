@@ -1,0 +1,248 @@
+"""golden/torch_2_13*.pth: torch.save({'state_dict': {'module.' + name: tensor}, 'epoch': 3}) by torch 2.13.0, on CPU.
+
+torch_2_13_legacy.pth: the same with _use_new_zipfile_serialization=False, as torch 0.1.7 to 1.5 wrote files.
+"""
+
+import pathlib
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saai_jax.weights.pth import read_pth
+from saai_jax.weights.unpickle import WeightsError
+from tests.pth_files import (
+    DATA,
+    MAGIC,
+    SYSTEM,
+    VERSION,
+    Global,
+    dumps,
+    storage,
+    tensor,
+    write,
+    write_legacy,
+    write_tar,
+    write_zip,
+)
+
+FOLDER = pathlib.Path(__file__).parents[1] / "golden"
+GOLDEN = FOLDER / "torch_2_13.pth"
+LEGACY = FOLDER / "torch_2_13_legacy.pth"
+TRANSPOSED = np.arange(6, dtype=np.float32).reshape(3, 2).T
+forms = pytest.mark.parametrize("form", ["zip", "legacy"])
+
+
+@pytest.mark.parametrize("path", [GOLDEN, LEGACY])
+def test_reads_what_torch_wrote(path):
+    base = np.arange(24, dtype=np.float32).reshape(4, 6)
+    expected = {
+        "float": base,
+        "transposed": base.T,
+        "slice": base[1:3, 2:5],
+        "scalar": np.array(2.5, np.float32),
+        "empty": np.zeros((0, 3), np.float32),
+        "half": np.array([0.5, -1.25], np.float16),
+        "double": np.array([1e300]),
+        "bfloat16": np.array([1.5, -3.0, 0.0078125], np.float32),
+        "long": np.array([-5, 2**40]),
+        "bool": np.array([True, False, True]),
+        "int8": np.array([-7], np.int8),
+        "uint8": np.array([200], np.uint8),
+        "int32": np.array([-(2**31)], np.int32),
+        "int16": np.array([-300], np.int16),
+        "parameter": np.array([[1, 2]], np.float32),
+    }
+    arrays = read_pth(path)
+    assert list(arrays) == list(expected)
+    for name, array in expected.items():
+        assert arrays[name].dtype == array.dtype, name
+        np.testing.assert_array_equal(arrays[name], array, err_msg=name)
+    assert np.shares_memory(arrays["float"], arrays["slice"]), "one storage was read twice"
+
+
+@forms
+def test_unwraps_and_strips(tmp_path, form):
+    for state in ({"model": {"module.w": tensor((2, 3), (3, 1))}, "epoch": 1}, {"w": tensor((2, 3), (3, 1))}):
+        arrays = read_pth(write(tmp_path / "a.pth", state, form))
+        np.testing.assert_array_equal(arrays["w"], np.arange(6).reshape(2, 3))
+
+
+@forms
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"w": Global("os.system", "touch /tmp/never")}, r"refused symbol 'os.system'"),
+        ({"w": Global("builtins.eval", "1")}, r"refused symbol 'builtins.eval'"),
+        ({"w": Global("torch.ComplexFloatStorage")}, "ComplexFloatStorage"),
+        ({"w": Global("torch._utils._rebuild_tensor_v2", storage(), 0, (6,), (1,), 0, 0, {"neg": True})}, "metadata"),
+        ({"w": tensor((6,), (1,), store=("pid", "module", "C", "c.py", "source", None))}, "no storage"),
+        ({"w": tensor((6,), (1,), store=Global("torch.FloatStorage"))}, "w: no storage|storages listed"),
+        ({"w": tensor((7,), (1,))}, "is not in 6 elements"),
+        ({"w": tensor((2,), (1,), offset=5)}, "is not in 6 elements"),
+        ({"w": tensor((2,), (-1,), offset=3)}, "negative"),
+        ({"w": tensor((2,), (1,), offset=-1)}, "negative"),
+        ({"w": tensor((-2,), (1,))}, "negative"),
+        ({"w": tensor((2**40, 2**40), (0, 0))}, "is not in 6 elements"),
+        ({"w": tensor((2**70,), (1,))}, "is not in 6 elements"),
+        ({"w": tensor((0, 2**70), (1, 1))}, "damaged"),
+        ({"w": tensor((2,), (1, 1))}, "damaged"),
+        ({"w": tensor((1,) * 65, (1,) * 65)}, "64 dimensions"),
+        ({"w": tensor((6,), (1,), store=storage(length=7))}, "6 elements of the 7 declared"),
+        ({"w": tensor((6,), (1,), store=storage(length=2**60))}, "declared"),
+        ({"w": tensor((6,), (1,), store=storage(key="9"))}, "damaged"),
+        ({"w": tensor((1,), (1,), store=storage("DoubleStorage", length=4))}, "3 elements of the 4|cut short"),
+        ({"w": 1.5, "v": tensor((6,), (1,))}, "no named tensors: 'w'"),
+        ({"w": tensor((6,), (1,)), "module.w": tensor((6,), (1,))}, "with and without"),
+        ({("a", "b"): tensor((6,), (1,))}, "keys of a compound type"),
+    ],
+)
+def test_refuses(tmp_path, state, message, form):
+    with pytest.raises(WeightsError, match=message) as error:
+        read_pth(write(tmp_path / "a.pth", state, form))
+    assert "a.pth" in str(error.value)
+
+
+@pytest.mark.parametrize("state", [{}, [1], None])
+def test_refuses_what_is_no_state_dict(tmp_path, state):
+    with pytest.raises(WeightsError, match="no state dict"):
+        read_pth(write(tmp_path / "a.pth", state))
+    write_legacy(tmp_path / "a.pth", dumps([state, storage()], legacy=True))
+    with pytest.raises(WeightsError, match="no state dict"):
+        read_pth(tmp_path / "a.pth")
+
+
+def test_damaged_zip(tmp_path):
+    path, content = tmp_path / "a.pth", GOLDEN.read_bytes()
+    for damaged, message in [(content[: len(content) // 2], "cut short"), (b"", "neither a zip")]:
+        path.write_bytes(damaged)
+        with pytest.raises(WeightsError, match=message):
+            read_pth(path)
+    pickled = dumps({"w": tensor((6,), (1,))})
+    bomb = dict(data=bytes(10**6), compression=zipfile.ZIP_DEFLATED)
+    for changed, message in [
+        (dict(byteorder=b"big"), "big-endian"),
+        (dict(pickled=pickled + b"\0"), "more bytes follow"),
+        (bomb, "declares more bytes"),
+    ]:
+        write_zip(path, **{"pickled": pickled, **changed})
+        with pytest.raises(WeightsError, match=message):
+            read_pth(path)
+    write_zip(path, pickled)
+    at = path.read_bytes().index(DATA)
+    flipped = bytearray(path.read_bytes())
+    flipped[at + 5] ^= 1
+    path.write_bytes(flipped)
+    with pytest.raises(WeightsError, match="CRC"):
+        read_pth(path)
+    with pytest.raises(WeightsError, match="no such file"):
+        read_pth(tmp_path / "none.pth")
+
+
+def test_damaged_legacy(tmp_path):
+    path, content = tmp_path / "a.pth", LEGACY.read_bytes()
+    for length in [*range(0, len(content), 7), len(content) - 1]:
+        path.write_bytes(content[:length])
+        with pytest.raises(WeightsError, match="a.pth: "):
+            read_pth(path)
+    path.write_bytes(content + b"\0")
+    with pytest.raises(WeightsError, match="more bytes follow"):
+        read_pth(path)
+    pickled = dumps({"w": tensor((6,), (1,))}, legacy=True)
+    for changed, message in [
+        (dict(data=DATA[:-1]), "cut short: 23 bytes of a storage of 6 elements"),
+        (dict(header=(MAGIC, 1002, SYSTEM)), "no magic number with version 1001"),
+        (dict(header=(MAGIC + 1, VERSION, SYSTEM)), "no magic number"),
+        (dict(header=(MAGIC, VERSION, {**SYSTEM, "little_endian": False})), "big-endian"),
+        (dict(keys=("0", "0")), "storages listed"),
+        (dict(keys=()), "storages listed"),
+        (dict(keys=(("0",),)), "storages listed"),
+    ]:
+        write_legacy(path, pickled, **changed)
+        with pytest.raises(WeightsError, match=message):
+            read_pth(path)
+    view = ("pid", *storage()[1:], ("1", 0, 3))
+    two = [tensor((6,), (1,)), tensor((6,), (1,), store=storage("IntStorage"))]
+    for state, message in [({"w": tensor((3,), (1,), store=view)}, "view metadata"), (two, "of two types")]:
+        with pytest.raises(WeightsError, match=message):
+            read_pth(write(path, state, "legacy"))
+
+
+def test_tensors_as_old_torch_wrote_them(tmp_path):
+    plain = Global("torch._utils._rebuild_tensor", storage(), 0, (2, 3), (1, 2))
+    set_later = Global("torch.FloatTensor", state=(storage(), 0, (2, 3), (1, 2)), opcode=pickle.NEWOBJ)
+    state = {
+        "plain": plain,
+        "set later": set_later,
+        "parameter": Global("torch.nn.parameter.Parameter", plain, state=(True, False, {})),
+        "of 2016": Global("torch.nn.parameter.Parameter", state=(plain, None, {}, True, False), opcode=pickle.NEWOBJ),
+    }
+    pairs = Global("collections.OrderedDict", [[name, value] for name, value in state.items()])  # Python 2
+    arrays = read_pth(write(tmp_path / "a.pth", pairs, "legacy"))
+    assert list(arrays) == list(state)
+    for array in arrays.values():
+        np.testing.assert_array_equal(array, TRANSPOSED)
+    with pytest.raises(WeightsError, match="state of its own"):
+        read_pth(write(tmp_path / "a.pth", {"w": Global("torch.FloatTensor", state={"a": 1})}))
+    write_legacy(tmp_path / "a.pth", b"\x80\x02}U\x01w" + dumps(plain, legacy=True)[2:-1] + b"s.")  # Python 2's text
+    np.testing.assert_array_equal(read_pth(tmp_path / "a.pth")["w"], TRANSPOSED)
+
+
+def test_tar_of_the_first_torch(tmp_path):
+    path = tmp_path / "a.pth"
+    parameter = Global("torch.nn.parameter.Parameter", state=(("pid", "7"), None, {}, True, 0), opcode=pickle.NEWOBJ)
+    state = {"a": ("pid", "7"), "b": parameter}
+    arrays = read_pth(write_tar(path, state))
+    for name in "ab":
+        np.testing.assert_array_equal(arrays[name], TRANSPOSED)
+    assert np.shares_memory(arrays["a"], arrays["b"])
+    content = path.read_bytes()
+    for length in [*range(0, 7000, 97), 7167]:
+        path.write_bytes(content[:length])
+        with pytest.raises(WeightsError, match="a.pth: "):
+            read_pth(path)
+    path.write_bytes(content + b"a")
+    with pytest.raises(WeightsError, match="more bytes follow"):
+        read_pth(path)
+    for member in ("sys_info", "pickle", "tensors", "storages"):
+        with pytest.raises(WeightsError, match="refused symbol 'os.system'"):
+            read_pth(write_tar(path, state, **{member: dumps(Global("os.system", "touch /tmp/never"))}))
+        with pytest.raises(WeightsError, match="damaged"):
+            read_pth(write_tar(path, state, **{member: dumps(2**60) + dumps({})}))
+    with pytest.raises(WeightsError, match="view of a storage"):
+        read_pth(write_tar(path, state, views=[(4, 3, 0, 2)]))
+
+
+edits = st.lists(st.tuples(st.integers(0, 2**16), st.sampled_from("=+-"), st.integers(0, 255)), min_size=1, max_size=6)
+
+
+@settings(max_examples=400, deadline=None)
+@given(edits, st.sampled_from(["zip", "pickle", "legacy", "tar"]))
+def test_mutated_bytes_give_weights_error_or_arrays(tmp_path_factory, edits, form):
+    """pickle: it is changed and zipped anew, so that no CRC protects the unpickler."""
+    path = tmp_path_factory.getbasetemp() / "mutated.pth"
+    tar = write_tar(path, {"a": ("pid", "7")})
+    with zipfile.ZipFile(GOLDEN) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    pickled = next(name for name in members if name.endswith("data.pkl"))
+    content = members[pickled] if form == "pickle" else dict(zip=GOLDEN, legacy=LEGACY, tar=tar)[form].read_bytes()
+    content = bytearray(content)
+    for position, edit, byte in edits:
+        position %= len(content)
+        content[position : position + (edit != "+")] = b"" if edit == "-" else bytes([byte])
+    if form == "pickle":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in {**members, pickled: bytes(content)}.items():
+                archive.writestr(name, data)
+    else:
+        path.write_bytes(content)
+    try:
+        arrays = read_pth(path)
+    except WeightsError:
+        return
+    assert all(isinstance(name, str) and isinstance(array, np.ndarray) for name, array in arrays.items())
+    for array in arrays.values():
+        array.copy()
