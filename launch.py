@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from input_pipeline.index import DataError
-from modes import folders, ranking, reporting, training
+from modes import folders, ranking, reporting, studies, training
 from saai_jax import memory, parallel
 from saai_jax.checkpoint import CheckpointError
 from saai_jax.features import FeaturesError
@@ -36,40 +36,27 @@ STOPPED = 75  # exit code after SIGTERM: sysexits.h's "try again", for the same 
 HEARTBEAT = 30  # seconds after which a silent process is taken for dead by the others
 FLAGS = flags.FLAGS
 
+FILES = ("features", "gallery", "columns", "infrared_cameras")
+# What each mode does, and the flags that are arguments of it; elsewhere they are refused, for they would be ignored.
 MODES = {
-    "train": training.mode_train,
-    "evaluate": ranking.mode_evaluate,
-    "extract": ranking.mode_extract,
-    "rank": ranking.mode_rank,
-    "report": reporting.mode_report,
-    "embed": folders.mode_embed,
-    "search": folders.mode_search,
-    "ablate": training.mode_ablate,
-    "prepare": training.mode_prepare,
-    "doctor": training.mode_doctor,
+    "train": (training.train, ("accept_changes",)),
+    "evaluate": (ranking.evaluate_run, ()),
+    "extract": (ranking.extract, ()),
+    "rank": (ranking.rank, FILES),
+    "report": (reporting.report, FILES),
+    "embed": (folders.embed, ("pictures", "modality", "identities")),
+    "search": (folders.search, ("query", "gallery", "modality", "top")),
+    "ablate": (studies.ablate, ("features", "accept_changes")),
+    "prepare": (training.prepare, ()),
+    "doctor": (training.doctor, ()),
 }
-
-# Flags that are of some modes only: elsewhere they would be ignored.
-USES = {
-    "features": ("rank", "report"),
-    "gallery": ("rank", "report", "search"),
-    "columns": ("rank", "report"),
-    "infrared_cameras": ("rank", "report"),
-    "query": ("search",),
-    "top": ("search",),
-    "modality": ("embed", "search"),
-    "pictures": ("embed",),
-    "identities": ("embed",),
-    "accept_changes": ("train", "ablate"),
-    "coordinator": ("train", "evaluate", "extract"),
-    "processes": ("train", "evaluate", "extract"),
-    "process": ("train", "evaluate", "extract"),
-}
+ARGUMENTS = dict.fromkeys(flag for _, arguments in MODES.values() for flag in arguments)
+SHARED = ("train", "evaluate", "extract")  # modes that several processes can share
 
 flags.DEFINE_enum("mode", "train", [*MODES, "compare"], "What to do; train evaluates too.")
 flags.DEFINE_string("workdir", None, "Where the run is kept; workdir/<config> by default.")
 flags.DEFINE_bool("traceback", False, "Where an error came from, not only what it is.")
-flags.DEFINE_list("features", None, "rank, report: the features file; RegDB's ten folds after commas.")
+flags.DEFINE_list("features", None, "rank, report, ablate: the features file; RegDB's ten folds after commas.")
 flags.DEFINE_string("gallery", None, "rank, report: the gallery's features beside the queries'; search: a folder.")
 flags.DEFINE_string("query", None, "--mode=search: the folder of the query pictures.")
 flags.DEFINE_string("pictures", None, "--mode=embed: the folder of the pictures.")
@@ -84,6 +71,14 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("processes", None, "With --coordinator=HOST:PORT: how many processes there are.", lower_bound=1)
 flags.DEFINE_integer("process", None, "With --coordinator=HOST:PORT: which one this is, from 0.", lower_bound=0)
+
+
+def refuse_others_flags() -> None:
+    """Raises ValueError for a flag of another mode."""
+    takers = {flag: [mode for mode, (_, names) in MODES.items() if flag in names] for flag in ARGUMENTS}
+    for flag, modes in (takers | dict.fromkeys(("coordinator", "processes", "process"), SHARED)).items():
+        if FLAGS[flag].present and FLAGS.mode not in modes:
+            raise ValueError(f"--{flag} is for --mode={' or '.join(modes)}, not for {FLAGS.mode}")
 
 
 def connect() -> None:
@@ -133,19 +128,20 @@ def main(arguments: list[str]) -> None:
     name = config_flags.get_config_filename(FLAGS["config"])
     name = os.path.basename(name).replace(".py", "").replace(":", "-")
     # What ranks other people's features must not write over a run's own results.
-    workdir = FLAGS.workdir or os.path.join("workdir", f"rank-{name}" if FLAGS.features else name)
+    workdir = FLAGS.workdir or os.path.join(
+        "workdir", f"rank-{name}" if FLAGS.features and FLAGS.mode != "ablate" else name
+    )
     started = time.monotonic()
     try:
-        for flag, modes in USES.items():
-            if FLAGS[flag].present and FLAGS.mode not in modes:
-                raise ValueError(f"--{flag} is for --mode={' or '.join(modes)}, not for {FLAGS.mode}")
+        refuse_others_flags()
         connect()
         if FLAGS.mode == "compare":
-            ranking.mode_compare(arguments[1:])
+            ranking.compare(arguments[1:])
         elif arguments[1:]:
             raise ValueError(f"{arguments[1]!r} is no flag; did you mean --config={arguments[1]} or --features?")
         else:
-            MODES[FLAGS.mode](FLAGS.config, workdir)
+            function, names = MODES[FLAGS.mode]
+            function(FLAGS.config, workdir, **{name: FLAGS[name].value for name in names})
     except Stopped as error:
         print(f"launch.py: {error}", file=sys.stderr)
         parallel.barrier("stopped")  # or the first to go would take the others for orphans

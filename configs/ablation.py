@@ -1,32 +1,42 @@
-"""The paper's training ablations on the synthetic set: one thing changed at a time, every run with several seeds.
+"""The papers' ablations on any data set: one thing changed at a time, every training with several seeds.
 
     python launch.py --config=configs/ablation.py --mode=ablate
     python launch.py --config=configs/ablation.py:quick,losses --mode=ablate
+    python launch.py --config=configs/ablation.py:sysu,losses --mode=ablate --config.data.root=/data/SYSU-MM01 \
+        --config.model.weights=resnet50-19c8e357.pth
+    python launch.py --config=configs/ablation.py:sysu,k1,k2 --mode=ablate --config.data.root=/data/SYSU-MM01 \
+        --features=workdir/sysu-multishot/features-test.npz
 
-A run is a folder below workdir; one that is finished is not run again, one that several studies share is run once.
-Each study leaves <study>.md, .json, .png and .svg in workdir, with means and standard deviations over the seeds.
+A training is a folder below workdir; one that is finished is not run again, one that several studies share is run
+once. Studies of the inference rank kept features: those of --features, or of the unchanged training, which is run
+first. Each study leaves <study>.md, .json, .png and .svg in workdir: means and standard deviations, of a training's
+study over the seeds, of an inference's over the trials.
 
-Words: the studies (all if none is named), quick for a third of the epochs, tiny, small or large for the set.
+Words: a data set (synthetic if none is named; sysu, regdb, llcm) with that file's own words, the studies (all if none
+is named), and quick for a third of the epochs.
 """
 
 from __future__ import annotations
 
+import difflib
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from configs import common, synthetic
+from configs import llcm, regdb, synthetic, sysu
 
 Label = str | int | float
 
+DATASETS = {"synthetic": synthetic, "sysu": sysu, "regdb": regdb, "llcm": llcm}
 NONE = {"loss.separation": 0.0, "loss.diversity": 0.0}  # L_id alone
 STRIPES, GLOBAL = {"model.pooling": "stripes", "model.parts": 6}, {"model.pooling": "global"}
 # Study -> what is changed from the configuration, by the label it has in the table and the plot. The numbers of the
 # paper's axes are not in its text but for the best ones and for rho2; they are spread around those.
 STUDIES: dict[str, dict[Label, dict[str, Any]]] = {
-    # Table 3, whose baseline has no loss but L_id, and what the parts do when the other losses are kept
+    # Table 3, and what the parts do when the other losses are kept
     "pooling": {
-        "stripes, L_id (baseline)": STRIPES | NONE,
+        "baseline: stripes, one neck, L_id": STRIPES | NONE | {"model.neck": "single"},
+        "stripes, L_id": STRIPES | NONE,
         "stripes, all losses": STRIPES,
         "global, all losses": GLOBAL,
         "SAFL, all losses": {},
@@ -43,6 +53,15 @@ STUDIES: dict[str, dict[Label, dict[str, Any]]] = {
     "rho1": {value: {"loss.rho1": value} for value in (0.0, 0.001, 0.01, 0.1, 1.0)},  # supplement, Figure 1
     "rho2": {value: {"loss.rho2": value} for value in (0.1, 0.3, 0.5, 0.7, 0.9)},  # supplement, Figure 2
 }
+# Studies of the inference: which of `saai_jax.ranking.ablation`, and the values of its axis.
+INFERENCES: dict[str, tuple[Label, ...]] = {
+    "steps": (),  # Table 6: AIM with neither, one or both of its steps
+    "k1": (1, 2, 4, 8, 12, 20, 30, 40),  # supplement, Figure 3
+    "k2": (1, 2, 4, 6, 8, 12),  # supplement, Figure 4
+    "sim-K": (1, 3, 5, 7, 9, 12, 15),  # SIM, Figure 4: K, with as many neighbours
+    "sim-lambda": (0.0, 0.001, 0.01, 0.1, 1.0),
+    "sim-alpha": (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0),
+}
 TITLES = {
     "pooling": "pooling",
     "losses": "losses",
@@ -50,6 +69,12 @@ TITLES = {
     "parts": "prototypes p",
     "rho1": "margin ρ1 of L_cs",
     "rho2": "margin ρ2 of L_cs",
+    "steps": "steps of AIM",
+    "k1": "k1 of AIM",
+    "k2": "k2 of AIM",
+    "sim-K": "K of SIM",
+    "sim-lambda": "λ of SIM (scale)",
+    "sim-alpha": "α of SIM",
 }
 
 
@@ -60,53 +85,56 @@ class Run(NamedTuple):
     config: ConfigDict
 
 
-def study(name: str) -> common.Preset:
-    """A preset that runs a study, with others that are named before it."""
-
-    def preset(config):
-        named = config.ablation.studies
-        config.ablation.studies = name if named == ",".join(STUDIES) else f"{named},{name}"
-
-    return preset
-
-
-def quick(config) -> None:
-    """A third of the epochs, the rate falling in proportion: differences are there, the last points are not."""
-    t = config.train
-    t.epochs, t.warmup, t.milestones = 8, 1, (5, 7)
-
-
-PRESETS = {"quick": quick} | {name: synthetic.PRESETS[name] for name in ("tiny", "small", "large")}
-PRESETS |= {name: study(name) for name in STUDIES}
-
-
 def get_config(argument: str | None = None):
-    """The synthetic experiment, its studies and its seeds, with the presets of the argument."""
-    config = synthetic.get_config()
-    config.eval.search, config.eval.baselines = "all", False
-    config.ablation = a = ConfigDict()
-    a.studies = ",".join(STUDIES)  # any of STUDIES, comma-separated
-    a.seeds = 3  # each run is repeated with so many seeds, from config.seed
-    common.apply(config, argument, PRESETS)
+    """The experiment of a data set, its studies and its seeds. Raises ValueError for an unknown word."""
+    words = list(filter(None, (argument or "").split(",")))
+    sets, studies = ([word for word in words if word in known] for known in (DATASETS, TITLES))
+    own = [word for word in words if word not in (*sets, *studies, "quick")]
+    # regdb and llcm are layouts of the synthetic set too, where a size or nothing else says that it is meant.
+    name = sets[0] if sets else "synthetic"
+    if len(sets) > 1:
+        name, own = "synthetic", [*own, *(word for word in sets if word != "synthetic")]
+    try:
+        config = DATASETS[name].get_config(",".join(own))
+    except ValueError as error:
+        close = [word for word in own for word in difflib.get_close_matches(word, (*TITLES, *DATASETS, "quick"), 1)]
+        hint = f" Did you mean {close[0]!r}?" if close and "Did you mean" not in str(error) else ""
+        raise ValueError(f"{error} Studies are {', '.join(TITLES)}.{hint}") from None
+    if config.dataset == "sysu":
+        config.eval.search = "all"
+    config.eval.baselines = False
+    config.ablation = ConfigDict()
+    config.ablation.studies = ",".join(studies or TITLES)  # any of TITLES, after commas
+    config.ablation.seeds = 3  # each training is repeated with so many seeds, from config.seed
+    if "quick" in words:
+        t = config.train
+        t.epochs, t.warmup = round(t.epochs / 3), max(1, round(t.warmup / 3))
+        t.milestones = tuple(round(epoch / 3) for epoch in t.milestones)
     return config
 
 
-def plan(config: ConfigDict) -> dict[str, dict[Label, list[Run]]]:
-    """The runs of every study, by its name and their label, one for each seed; runs of one folder are the same run.
-
-    Raises ValueError for a configuration without studies or seeds, and an unknown study.
-    """
+def named(config: ConfigDict) -> list[str]:
+    """The studies of a configuration. Raises ValueError for one without studies or seeds, and an unknown study."""
     if "ablation" not in config:
         raise ValueError("the configuration has no studies: use --config=configs/ablation.py")
     names = list(dict.fromkeys(filter(None, config.ablation.studies.split(","))))
-    if unknown := [name for name in names if name not in STUDIES]:
-        raise ValueError(f"ablation.studies: {unknown[0]!r} is none of {', '.join(STUDIES)}")
+    if unknown := [name for name in names if name not in TITLES]:
+        raise ValueError(f"ablation.studies: {unknown[0]!r} is none of {', '.join(TITLES)}")
     if not names or config.ablation.seeds < 1:
         raise ValueError(f"ablation has {len(names)} studies and {config.ablation.seeds} seeds, expected some of both")
-    seeds = range(config.ablation.seeds)
+    return names
+
+
+def plan(config: ConfigDict) -> dict[str, dict[Label, list[Run]]]:
+    """The trainings of every training study, by its name and their label, one for each seed.
+
+    Those of one folder are the same. Raises ValueError as `named`.
+    """
+    seeds = range(config.ablation.seeds) if "ablation" in config else ()
     return {
-        name: {label: [_run(config, changes, seed) for seed in seeds] for label, changes in STUDIES[name].items()}
-        for name in names
+        name: {label: [run(config, changes, seed) for seed in seeds] for label, changes in STUDIES[name].items()}
+        for name in named(config)
+        if name in STUDIES
     }
 
 
@@ -116,7 +144,8 @@ def ordered(plan: dict[str, dict[Label, list[Run]]]) -> list[Run]:
     return list({run.folder: run for of_one_seed in zip(*columns, strict=True) for run in of_one_seed}.values())
 
 
-def _run(config: ConfigDict, changes: dict[str, Any], seed: int) -> Run:
+def run(config: ConfigDict, changes: dict[str, Any], seed: int = 0) -> Run:
+    """The training of a configuration with some fields changed, of the seed-th seed."""
     new = config.copy_and_resolve_references()
     with new.unlocked():  # the command line locks what it gives
         del new["ablation"]

@@ -7,9 +7,11 @@
 from configs import common
 
 
+def change(config) -> None:
+    """Features alone, ranked by cosine."""
+    config.data.root, config.inference = "", "cosine"
+
+
 def get_config(argument: str | None = None):
-    """The experiment with the presets of the argument."""
-    config = common.get_config()
-    config.dataset, config.data.root, config.inference = "custom", "", "cosine"
-    common.apply(config, argument)
-    return config
+    """The experiment with the words of the argument."""
+    return common.experiment("custom", argument, change=change)

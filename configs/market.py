@@ -13,9 +13,11 @@ def duke(config) -> None:
     config.dataset, config.data.root = "dukemtmc", "data/dukemtmc"
 
 
+def change(config) -> None:
+    """Ranked by cosine."""
+    config.inference = "cosine"
+
+
 def get_config(argument: str | None = None):
-    """The experiment with the presets of the argument."""
-    config = common.get_config()
-    config.dataset, config.data.root, config.inference = "market1501", "data/market1501", "cosine"
-    common.apply(config, argument, {"dukemtmc": duke})
-    return config
+    """The experiment with the words of the argument."""
+    return common.experiment("market1501", argument, {"dukemtmc": duke}, change)

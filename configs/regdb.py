@@ -18,10 +18,5 @@ from configs import common
 
 
 def get_config(argument: str | None = None):
-    """The experiment with the presets of the argument."""
-    config = common.get_config()
-    config.dataset, config.data.root = "regdb", "data/regdb"
-    config.data.identities = 4
-    config.model.mam = ()
-    common.apply(config, argument)
-    return config
+    """The experiment with the words of the argument."""
+    return common.experiment("regdb", argument)

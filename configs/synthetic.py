@@ -46,9 +46,8 @@ PRESETS = {
 }
 
 
-def get_config(argument: str | None = None):
-    """The experiment with the presets of the argument."""
-    config = common.get_config()
+def change(config) -> None:
+    """A small network trained from scratch, for whichever system."""
     d, m, t = config.data, config.model, config.train
     d.root, d.published, d.validation = "", False, True
     d.identities, d.images = 8, 8
@@ -59,5 +58,8 @@ def get_config(argument: str | None = None):
     config.augment.pad = 4
     config.eval.baselines = True
     size("small", 96, 48)(config)
-    common.apply(config, argument, {**PRESETS, **common.REPORTED})
-    return config
+
+
+def get_config(argument: str | None = None):
+    """The experiment with the words of the argument."""
+    return common.experiment("sysu", argument, {**PRESETS, **common.REPORTED}, change)

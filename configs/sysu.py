@@ -14,7 +14,5 @@ from configs import common
 
 
 def get_config(argument: str | None = None):
-    """The experiment with the presets of the argument."""
-    config = common.get_config()
-    common.apply(config, argument, common.REPORTED)
-    return config
+    """The experiment with the words of the argument."""
+    return common.experiment("sysu", argument, common.REPORTED)

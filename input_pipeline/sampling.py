@@ -89,3 +89,6 @@ def sampling_plan(
     per_epoch = [_epoch(np.random.default_rng([seed, e]), by_identity, identities, each) for e in range(epochs)]
     epoch = np.repeat(np.arange(epochs, dtype=np.int32), [len(rows) for rows in per_epoch])
     return Plan(np.concatenate(per_epoch), epoch)
+
+
+SAMPLERS = {"paired": sampling_plan}  # by the name that config.data.sampler has; all give a Plan

@@ -1,4 +1,4 @@
-"""What every mode builds from a configuration: the data set, the network, the inferences."""
+"""What every mode builds from a configuration: the data set, the system, the inferences."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ import os
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
 from input_pipeline.index import Index, Setting
 from input_pipeline.source import Source
-from saai_jax import affinity, parallel
+from saai_jax import affinity, parallel, train
 from saai_jax.checkpoint import CheckpointError, Checkpoints, read_config, refuse_other_run
 from saai_jax.log import progress
-from saai_jax.models.saai import SAAI, feature_map
+from saai_jax.models import cpu
 from saai_jax.ranking import evaluate
-from saai_jax.state import TrainState, adam_l2, initial_variables, new_state
+from saai_jax.systems import SYSTEMS
+from saai_jax.systems.system import System, Tree
 from saai_jax.weights import names
+from saai_jax.weights.pth import read_pth
 
 # What a run may change when it goes on: where things are, what is reported and how often, not what is learned.
 FREE = ("inference", "eval.", "aim.", "sim.", "k_reciprocal.")
 FREE += ("data.root", "data.split_dir", "data.packed", "data.resized", "data.threads", "data.workers", "data.verify")
 FREE += ("on_nonfinite", "train.log_every", "train.save_every", "train.validate_every")
-FREE += ("model.weights", "model.identities", "model.recompute", "data.query_list", "data.gallery_list", "data.rule")
+FREE += ("model.weights", "model.identities", "model.remat", "data.query_list", "data.gallery_list", "data.rule")
 # What does not matter any more once it is trained.
 TRAINED_FREE = (*FREE, "seed", "train.", "loss.", "augment.", "data.identities", "data.images", "data.published")
 TRAINED_FREE += ("data.skip_incomplete",)
@@ -38,82 +40,93 @@ IMAGENET = "https://download.pytorch.org/models/resnet50-19c8e357.pth"
 def source_of(config: ConfigDict) -> Source:
     """The configured data set; a synthetic one without a root has a folder of its own in data/."""
     d = config.data
-    options = {k: v for k, v in d.items() if k not in ("identities", "images", "verify")}
+    options = {k: v for k, v in d.items() if k not in ("sampler", "identities", "images", "verify")}
     if d.synthetic and not d.root:
         options["root"] = os.path.join("data", f"synthetic-{config.dataset}-{d.synthetic}-{d.synthetic_seed}")
     return Source(config.dataset, **options)
 
 
-def model_of(config: ConfigDict, identities: int) -> SAAI:
-    """The configured network for so many training identities. Raises ValueError for one that cannot be built."""
-    m = {**config.model, "identities": identities}
-    del m["weights"]
-    if m["dtype"] not in ("float32", "bfloat16"):
-        raise ValueError(f"model.dtype is {m['dtype']!r}, expected float32 or bfloat16")
-    model = SAAI(**{**m, "dtype": jnp.dtype(m["dtype"])})
-    feature_map(model, config.data.height, config.data.width)
-    return model
+# What of config.train is the loop's; the rest is the system's, as are config.model, config.loss and config.augment.
+LOOP = ("epochs", "learning_rate", "warmup", "milestones", "decay", "log_every", "save_every", "validate_every")
 
 
-def initial_state(config: ConfigDict, model: SAAI) -> TrainState:
+def system_of(config: ConfigDict, identities: int, platform: str | None = None) -> System:
+    """The configured system for so many training identities; the same arguments give the same one.
+
+    platform: cpu, gpu or tpu, that the network will run on; JAX's own by default. Raises ValueError for a system that
+    is not known or cannot be built.
+    """
+    if config.system not in SYSTEMS:
+        raise ValueError(f"system is {config.system!r}, expected one of {', '.join(SYSTEMS)}")
+    own = {**config.model, **config.loss, **config.augment}
+    own |= {key: value for key, value in config.train.items() if key not in LOOP}
+    del own["weights"]
+    own |= {"identities": identities, "size": (config.data.height, config.data.width)}
+    if (platform or jax.default_backend()) == "cpu":
+        wide = config.model.get("width", cpu.WINOGRAD) >= cpu.WINOGRAD
+        own["convolution"] = cpu.convolution if wide else cpu.narrow_convolution
+    return _built(config.system, tuple(own.items()))
+
+
+@functools.cache  # or what is trained and then evaluated would be compiled twice
+def _built(name: str, own: tuple[tuple[str, Any], ...]) -> System:
+    return SYSTEMS[name](**dict(own))
+
+
+def initial_state(config: ConfigDict, system: System) -> train.TrainState:
     """Step 0: drawn weights, or those that config.model.weights has. Raises WeightsError if they do not fit."""
-    variables, teacher = initial_variables(model, config.data.height, config.data.width, seed=config.seed), None
+    state = train.initial_state(system, config.seed)
     if config.model.weights:
-        stored = names.read_pth(config.model.weights)
-        variables, teacher = names.from_torch(stored, variables, partial="classifier.weight" not in stored)
-    state = new_state(variables, adam_l2(config.train.weight_decay), teacher)
+        variables = names.from_torch(read_pth(config.model.weights), system, state.variables)
+        state = train.new_state(system, variables.pop("params"), variables)
     # Fresh and restored states must be placed alike, or the step compiles twice.
     return parallel.replicate(state, parallel.batch_mesh())
 
 
-def trained(config: ConfigDict, workdir: str) -> tuple[SAAI, dict]:
-    """The network with the weights to evaluate: those of the run in workdir or, without one, config.model.weights.
+def trained(config: ConfigDict, workdir: str) -> tuple[System, Tree]:
+    """The system and its variables to evaluate: those of the run in workdir or, without one, config.model.weights.
 
     Raises CheckpointError for neither, for both if the run did not start from them, and for another configuration.
     """
-    folder, file, weights = (
-        os.path.join(workdir, "checkpoints"),
-        os.path.join(workdir, "config.json"),
-        config.model.weights,
-    )
+    folder, file = os.path.join(workdir, "checkpoints"), os.path.join(workdir, "config.json")
+    weights = config.model.weights
     if os.path.isdir(folder) and os.path.exists(file):
         kept = read_config(file)
+        refuse_other_run(file, json.loads(config.to_json()), TRAINED_FREE)
         if weights and weights != kept["model"]["weights"]:
             raise CheckpointError(f"{workdir} holds a run of its own; use another --workdir to evaluate {weights}")
-        refuse_other_run(file, json.loads(config.to_json()), TRAINED_FREE)
-        model = model_of(config, kept["model"]["identities"])
+        system = system_of(config, kept["model"]["identities"])
         checkpoints = Checkpoints(folder)
-        state = checkpoints.restore(initial_state(config, model), config.eval.checkpoint)
+        state = checkpoints.restore(initial_state(config, system), config.eval.checkpoint)
         checkpoints.close()
         if state is not None:
             logging.info("weights of step %d in %s", int(state.step), folder)
-            return model, parallel.local_copy({"params": state.params, "batch_stats": state.batch_stats})
-    classifier = names.read_pth(weights).get("classifier.weight") if weights else None
-    if classifier is None:
-        what = f"and {weights} is a backbone alone" if weights else "and --config.model.weights names no SAAI model"
+            return system, parallel.local_copy(state.variables)
+    identities = names.identities_of(read_pth(weights)) if weights else None
+    if identities is None:
+        what = f"and {weights} is a backbone alone" if weights else "and --config.model.weights names no checkpoint"
         raise CheckpointError(f"{folder} has no checkpoint; train first ({what})")
-    model = model_of(config, len(classifier))
+    system = system_of(config, identities)
     logging.info("weights of %s", weights)
-    state = initial_state(config, model)
-    return model, parallel.local_copy({"params": state.params, "batch_stats": state.batch_stats})
+    return system, parallel.local_copy(initial_state(config, system).variables)
 
 
-def embed(config: ConfigDict, model: SAAI, variables: dict, index: Index, split: str) -> np.ndarray:
+def embed(config: ConfigDict, system: System, variables: Tree, index: Index, split: str) -> np.ndarray:
     """Retrieval features f32[n d] of a split, with a bar; every process computes a part and has the whole."""
     own = parallel.share(len(index))
     if own.stop == own.start:
         raise ValueError(f"{len(index)} {split} images leave none for a process, expected fewer processes")
     batches = source_of(config).eval_batches(index, split, config.eval.batch, own)
-    part = embed_batches(config, model, variables, batches, own.stop - own.start, split)
+    part = embed_batches(config, system, variables, batches, own.stop - own.start, split)
     return parallel.gathered(part, len(index))
 
 
 def embed_batches(
-    config: ConfigDict, model: SAAI, variables: dict, batches: Iterable[Any], images: int, name: str
+    config: ConfigDict, system: System, variables: Tree, batches: Iterable[Any], images: int, name: str
 ) -> np.ndarray:
     """Retrieval features f32[n d] of so many images in batches of config.eval.batch, with a bar of that name."""
     bar = progress(batches, total=-(-images // config.eval.batch), description=f"embed {name}")
-    return evaluate.extract(model, variables, bar)
+    return evaluate.extract(system.embed, variables, bar)
 
 
 def settings_of(config: ConfigDict, index: Index) -> list[Setting]:
@@ -139,8 +152,13 @@ COSINE = Inference(affinity.cosine, affinity.cosine_trials, {})
 
 def inferences(config: ConfigDict, setting: Setting) -> dict[str, Inference]:
     """The configured inferences for a setting, by name."""
+    return inferences_of(config, *aim_of(config, setting))
+
+
+def aim_of(config: ConfigDict, setting: Setting) -> tuple[int, int]:
+    """AIM's k1 and k2 for a setting."""
     family, place = setting.protocol.split("-")[0], setting.protocol.split("-")[-1]
-    return inferences_of(config, *config.aim[f"sysu_{place}_{setting.shots}" if family == "sysu" else family])
+    return config.aim[f"sysu_{place}_{setting.shots}" if family == "sysu" else family]
 
 
 def inferences_of(config: ConfigDict, k1: int, k2: int) -> dict[str, Inference]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Sequence
 
 import numpy as np
-from absl import flags, logging
+from absl import logging
 from ml_collections import ConfigDict
 
 from input_pipeline import custom
@@ -16,11 +17,9 @@ from modes.building import COSINE, Inference, embed, inferences, largest, settin
 from saai_jax import features, parallel
 from saai_jax.features import read
 from saai_jax.log import progress, read_metrics
-from saai_jax.models.saai import SAAI
 from saai_jax.ranking import comparison, evaluate, results
 from saai_jax.report import pictures, report
-
-FLAGS = flags.FLAGS
+from saai_jax.systems.system import System, Tree
 
 
 def row(setting: Setting, index: Index, embedding: np.ndarray, name: str, how: Inference) -> dict:
@@ -41,7 +40,7 @@ def row(setting: Setting, index: Index, embedding: np.ndarray, name: str, how: I
     )
 
 
-def rank(
+def write_results(
     config: ConfigDict,
     index: Index,
     embedding: np.ndarray,
@@ -69,14 +68,14 @@ def rank(
 
 def draw_pictures(
     config: ConfigDict,
-    model: SAAI,
-    variables: dict,
+    system: System,
+    variables: Tree,
     index: Index,
     embedding: np.ndarray,
     setting: Setting,
     workdir: str,
-):
-    """Writes curves.png, and ranked.png and attention.png of a setting's first trial."""
+) -> None:
+    """Writes curves.png, ranked.png of a setting's first trial and, if the system has maps, attention.png."""
     if not parallel.primary():
         return
     source, file = source_of(config), functools.partial(os.path.join, workdir)
@@ -85,37 +84,39 @@ def draw_pictures(
     valid = setting.valid(index.identity[shown], index.camera[shown], index.identity[gallery], index.camera[gallery])
     methods = {name: how.distance for name, how in inferences(config, setting).items()}
     report.ranked_lists(file("ranked.png"), load, embedding, index.identity, shown, (query, gallery), valid, methods)
-    if model.pooling == "prototypes":
+    if system.maps:
         names = [f"identity {index.identity[r]}, camera {index.camera[r]}" for r in shown]
-        report.attention_maps(file("attention.png"), load, model, variables, shown, index.modality[shown], names)
+        images = load(shown)
+        maps = np.asarray(evaluate.of_pixels(system.maps, variables, images, index.modality[shown]))
+        pictures.attention_maps(file("attention.png"), images, maps, names)
     if os.path.exists(file("metrics.jsonl")):
         pictures.curves(read_metrics(file("metrics.jsonl")), file("curves.png"))
 
 
-def evaluated(config: ConfigDict, workdir: str) -> tuple[Index, SAAI, dict, np.ndarray, list[Setting]]:
-    """Ranks the test set with the run's weights: its images, the network, their embedding f32[n d], the settings."""
+def evaluated(config: ConfigDict, workdir: str) -> tuple[Index, System, Tree, np.ndarray, list[Setting]]:
+    """Ranks the test set with the run's weights: its images, the system, their embedding f32[n d], the settings."""
     index = source_of(config).read("test")
     settings = settings_of(config, index)
     for setting in settings:
         inferences(config, setting)  # what is wrong with them is said before all pictures are embedded
-    model, variables = trained(config, workdir)
-    embedding = embed(config, model, variables, index, "test")
+    system, variables = trained(config, workdir)
+    embedding = embed(config, system, variables, index, "test")
     extra = {}
     if config.eval.baselines:
         batches = source_of(config).eval_batches(index, "test", config.eval.batch)
         chance = np.random.default_rng(0).standard_normal((len(index), 16)).astype(np.float32)
         extra = {"chance (random features)": chance, "nearest pixels": evaluate.pixels(batches)}
-    rank(config, index, embedding, workdir, settings, extra)
-    return index, model, variables, embedding, settings
+    write_results(config, index, embedding, workdir, settings, extra)
+    return index, system, variables, embedding, settings
 
 
-def mode_evaluate(config: ConfigDict, workdir: str) -> None:
+def evaluate_run(config: ConfigDict, workdir: str) -> None:
     """Ranks the test set with the run's weights and draws the pictures."""
-    index, model, variables, embedding, settings = evaluated(config, workdir)
-    draw_pictures(config, model, variables, index, embedding, largest(settings), workdir)
+    index, system, variables, embedding, settings = evaluated(config, workdir)
+    draw_pictures(config, system, variables, index, embedding, largest(settings), workdir)
 
 
-def mode_extract(config: ConfigDict, workdir: str) -> None:
+def extract(config: ConfigDict, workdir: str) -> None:
     """Writes features-<split>.npz of config.eval.extract_split: train, validation or test."""
     split = config.eval.extract_split
     found = source_of(config).splits(config.data.images // 2)
@@ -130,22 +131,31 @@ def mode_extract(config: ConfigDict, workdir: str) -> None:
     logging.info("wrote %d features of length %d to %s", *embedding.shape, file)
 
 
-def read_features(config: ConfigDict) -> tuple[Index, np.ndarray, list[Setting]]:
-    """What --features, --gallery and --columns name: its images, their embedding f32[n d], and what to rank of it."""
-    named = functools.partial(read.columns, FLAGS.columns)
-    if wrong := [camera for camera in FLAGS.infrared_cameras if not camera.isdecimal()]:
+def read_features(
+    config: ConfigDict,
+    files: Sequence[str],
+    gallery: str | None = None,
+    columns: str = "",
+    infrared_cameras: Sequence[int | str] = (),
+) -> tuple[Index, np.ndarray, list[Setting]]:
+    """The images of features files, their embedding f32[n d], and what to rank of it.
+
+    files: one, the ten folds of RegDB, or the queries', with those of the gallery in `gallery`. columns: their names of
+    our fields, see `features.read.columns`. infrared_cameras: where no modality is stored.
+    """
+    named = functools.partial(read.columns, columns)
+    if wrong := [camera for camera in infrared_cameras if not str(camera).isdecimal()]:
         raise ValueError(f"--infrared_cameras has {wrong[0]!r}, expected numbers after commas")
-    infrared = [int(camera) for camera in FLAGS.infrared_cameras]
-    load = functools.partial(read.read, infrared_cameras=infrared)
-    if FLAGS.gallery or "{split}" in FLAGS.columns:
-        if len(FLAGS.features) > 1:
-            raise ValueError(f"--features names {len(FLAGS.features)} files, expected the queries' one")
-        query, gallery = FLAGS.features[0], FLAGS.gallery or FLAGS.features[0]
-        f, *trial = read.join(load(query, named("query")), load(gallery, named("gallery")))
+    load = functools.partial(read.read, infrared_cameras=[int(camera) for camera in infrared_cameras])
+    if gallery or "{split}" in columns:
+        if len(files) > 1:
+            raise ValueError(f"--features names {len(files)} files, expected the queries' one")
+        sides = load(files[0], named("query")), load(gallery or files[0], named("gallery"))
+        f, *trial = read.join(*sides)
     else:
-        parts = [load(file, named()) for file in FLAGS.features]  # the folds of RegDB
+        parts = [load(file, named()) for file in files]  # the folds of RegDB
         f, trial = features.Features(*map(np.concatenate, zip(*parts, strict=True))), None
-    index = Index(f.path, f.identity, f.camera, f.modality)
+    index = Index(path=f.path, identity=f.identity, camera=f.camera, modality=f.modality)
     if trial and config.data.query_list:
         raise ValueError("data.query_list and --gallery both say what is query and gallery, expected one of them")
     if trial and not config.eval.protocol:
@@ -153,15 +163,26 @@ def read_features(config: ConfigDict) -> tuple[Index, np.ndarray, list[Setting]]
     return index, f.embedding, settings_of(config, index)
 
 
-def mode_rank(config: ConfigDict, workdir: str) -> None:
-    """Ranks features, whatever made them, by the data set's protocol, or query against gallery where they are apart."""
-    if not FLAGS.features:
+def rank(
+    config: ConfigDict,
+    workdir: str,
+    *,
+    features: Sequence[str] | None = None,
+    gallery: str | None = None,
+    columns: str = "",
+    infrared_cameras: Sequence[int | str] = (),
+) -> None:
+    """Ranks features, whatever made them, by the data set's protocol, or query against gallery where they are apart.
+
+    The arguments are those of `read_features`; writes results.json and prints the table.
+    """
+    if not features:
         raise ValueError("--mode=rank needs --features=FILE, such as --mode=extract writes")
-    index, embedding, settings = read_features(config)
-    rank(config, index, embedding, workdir, settings, {})
+    index, embedding, settings = read_features(config, features, gallery, columns, infrared_cameras)
+    write_results(config, index, embedding, workdir, settings, {})
 
 
-def mode_compare(files: list[str]) -> None:
+def compare(files: Sequence[str]) -> None:
     """Compares the rows of two results files, or within one the inferences with cosine: could it be chance?"""
     if len(files) not in (1, 2):
         raise ValueError(f"--mode=compare needs one or two results.json, got {len(files)} files")

@@ -4,49 +4,60 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 
-from absl import flags, logging
+import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from modes.building import inferences, largest, source_of
-from modes.ranking import evaluated, rank, read_features
-from saai_jax import features
-from saai_jax.ranking import results
-from saai_jax.report import projection, report
+from modes.ranking import evaluated, read_features, write_results
+from saai_jax.features import Features
+from saai_jax.ranking import evaluate, results
+from saai_jax.report import projection
+from saai_jax.report import report as pages
 
-FLAGS = flags.FLAGS
 
-
-def mode_report(config: ConfigDict, workdir: str) -> None:
-    """Writes report.html: of the features file --features, or of the run in workdir with its pictures."""
+def report(
+    config: ConfigDict,
+    workdir: str,
+    *,
+    features: Sequence[str] | None = None,
+    gallery: str | None = None,
+    columns: str = "",
+    infrared_cameras: Sequence[int | str] = (),
+) -> None:
+    """Writes report.html: of features files (`ranking.read_features`), or of the run in workdir with its pictures."""
     file, shown = os.path.join(workdir, "report.html"), {}
-    if FLAGS.features:
-        index, embedding, settings = read_features(config)
+    if features:
+        index, embedding, settings = read_features(config, features, gallery, columns, infrared_cameras)
         if any(setting.protocol == "regdb-ten-folds" for setting in settings):
             raise ValueError("a report draws the features of one network, expected one fold in --features, not ten")
-        rank(config, index, embedding, workdir, settings, {})
+        write_results(config, index, embedding, workdir, settings, {})
     else:
-        index, model, variables, embedding, settings = evaluated(config, workdir)
-        load = functools.partial(source_of(config).pictures, index, "test")
+        index, system, variables, embedding, settings = evaluated(config, workdir)
     setting = largest(settings)
-    query, gallery = trial = setting.trials[0]
-    if not FLAGS.features:
-        rows, mapped = (
-            report.examples(index.identity, query, gallery),
-            projection.people(index.identity, index.modality),
-        )
-        feature = report.before_neck(load, model, variables, mapped, index.modality[mapped], config.eval.batch)
-        shown = {"pictures": load, "shown": rows, "mapped": mapped, "feature": feature}
-        if model.pooling == "prototypes":
-            shown["attention"] = report.attention(load, model, variables, rows, index.modality[rows])
+    query, gallery_rows = trial = setting.trials[0]
+    if not features:
+        load = functools.partial(source_of(config).pictures, index, "test")
+        rows = pages.examples(index.identity, query, gallery_rows)
+        mapped = projection.people(index.identity, index.modality)
+        shown = {"pictures": load, "shown": rows, "mapped": mapped}
+        if system.pooled:
+            parts = (mapped[i : i + config.eval.batch] for i in range(0, len(mapped), config.eval.batch))
+            batches = ({"image": load(part), "modality": index.modality[part]} for part in parts)
+            shown["feature"] = evaluate.extract(system.pooled, variables, batches)
+        if system.maps:
+            maps = evaluate.of_pixels(system.maps, variables, load(rows), index.modality[rows])
+            shown["attention"] = np.asarray(maps)
     every = config.copy_and_resolve_references()
     every.inference = "cosine,sim,k_reciprocal,aim"
     methods = {name: (how.distance, how.parameters) for name, how in inferences(every, setting).items()}
-    rules = index.identity[query], index.camera[query], index.identity[gallery], index.camera[gallery]
-    report.write_page(
+    rules = index.identity[query], index.camera[query], index.identity[gallery_rows], index.camera[gallery_rows]
+    pages.write_page(
         file,
         results.read(os.path.join(workdir, "results.json")),
-        features.Features(embedding, index.identity, index.camera, index.modality, index.path),
+        Features(embedding, index.identity, index.camera, index.modality, index.path),
         trial,
         setting.valid(*rules),
         methods,

@@ -10,22 +10,20 @@ import sys
 from collections.abc import Iterator
 
 import jax
-from absl import flags, logging
+from absl import logging
 from ml_collections import ConfigDict
 
-from configs import ablation as ablations
 from input_pipeline.images import gather_errors
 from input_pipeline.index import Index
-from input_pipeline.sampling import Plan, sampling_plan
-from modes.building import COSINE, FREE, IMAGENET, embed, inferences, initial_state, model_of, settings_of, source_of
-from modes.ranking import mode_evaluate, row
-from saai_jax import parallel, train
+from input_pipeline.sampling import SAMPLERS, Plan
+from modes.building import COSINE, FREE, IMAGENET, embed, inferences, initial_state, settings_of, source_of, system_of
+from modes.ranking import evaluate_run, row
+from saai_jax import parallel
+from saai_jax import train as loop
 from saai_jax.checkpoint import CheckpointError, Checkpoints, refuse_other_run, write_config
 from saai_jax.files import atomic_write
 from saai_jax.log import MetricsLog, read_metrics
-from saai_jax.ranking import ablation
-
-FLAGS = flags.FLAGS
+from saai_jax.systems.system import Tree
 
 
 def refuse_late_failures(config: ConfigDict, test: Index, validation: Index | None) -> None:
@@ -45,7 +43,7 @@ def save_nonfinite(workdir: str, plan: Plan, index: Index) -> Iterator[None]:
     """Writes not-finite-<step>.json, what led to a step that is not finite, before its error goes on."""
     try:
         yield
-    except train.NotFinite as error:
+    except loop.NotFinite as error:
         rows = plan.rows[error.step - 1]
         columns = {name: getattr(index, name)[rows].tolist() for name in ("path", "identity", "camera", "modality")}
         found = {
@@ -78,14 +76,17 @@ def workdir_lock(workdir: str) -> Iterator[None]:
         yield
 
 
-def mode_train(config: ConfigDict, workdir: str) -> None:
-    """Trains, or goes on where the run in workdir stopped, and evaluates."""
+def train(config: ConfigDict, workdir: str, *, accept_changes: bool = False) -> None:
+    """Trains, or goes on where the run in workdir stopped, and evaluates.
+
+    accept_changes: also goes on with a run whose configuration was another.
+    """
     with workdir_lock(workdir):
-        train_in(config, workdir)
-    mode_evaluate(config, workdir)
+        train_in(config, workdir, accept_changes)
+    evaluate_run(config, workdir)
 
 
-def train_in(config: ConfigDict, workdir: str) -> None:
+def train_in(config: ConfigDict, workdir: str, accept_changes: bool = False) -> None:
     """Trains to the end in a workdir that nobody else writes to."""
     c, t, source, file = config, config.train, source_of(config), os.path.join(workdir, "config.json")
     if parallel.primary():
@@ -96,10 +97,12 @@ def train_in(config: ConfigDict, workdir: str) -> None:
     refuse_late_failures(c, splits["test"], validation)
     shape = {"identities": c.data.identities, "images": c.data.images, "epochs": t.epochs, "seed": c.seed}
     mesh = parallel.batch_mesh()
-    parallel.check_divides(c.data.identities * c.data.images, mesh, c.model.recompute)
-    plan = sampling_plan(index.identity, index.modality, **shape)
+    parallel.check_divides(c.data.identities * c.data.images, mesh)
+    if c.data.sampler not in SAMPLERS:
+        raise ValueError(f"data.sampler is {c.data.sampler!r}, expected one of {', '.join(SAMPLERS)}")
+    plan = SAMPLERS[c.data.sampler](index.identity, index.modality, **shape)
     c.model.identities = int(index.labels().max()) + 1
-    model = model_of(c, c.model.identities)
+    system = system_of(c, c.model.identities)
     counted = plan.steps_per_epoch
     counts = len(index), c.model.identities, len(plan.rows), counted.min(), counted.max()
     logging.info("%d images of %d identities; %d steps, %d to %d an epoch", *counts)
@@ -112,9 +115,9 @@ def train_in(config: ConfigDict, workdir: str) -> None:
     if c.data.verify:
         source.verify(splits)
     checkpoints = Checkpoints(os.path.join(workdir, "checkpoints"))
-    fresh = initial_state(c, model)
+    fresh = initial_state(c, system)
     if checkpoints.steps():
-        refuse_other_run(file, json.loads(c.to_json()), FREE, accept=FLAGS.accept_changes)
+        refuse_other_run(file, json.loads(c.to_json()), FREE, accept=accept_changes)
     state = checkpoints.restore(fresh) or fresh
     del fresh  # or it would take a second state's place on the device
     if parallel.primary():
@@ -124,33 +127,29 @@ def train_in(config: ConfigDict, workdir: str) -> None:
     if start:
         logging.info("going on after step %d of %d", start, len(plan.rows))
 
-    def validate(variables: dict) -> dict[str, float]:
+    def validate(variables: Tree) -> dict[str, float]:
         assert validation is not None
-        vector = embed(c, model, variables, validation, "validation")
+        vector = embed(c, system, variables, validation, "validation")
         scored = row(source.validation_setting(validation), validation, vector, "cosine", COSINE)
         return {key: scored[key] for key in ("rank1", "map")}
 
     metrics = os.path.join(workdir, "metrics.jsonl") if parallel.primary() else os.devnull
     hosts = {"host": jax.process_index(), "hosts": jax.process_count()}
     with MetricsLog(metrics, start) as log, parallel.termination() as stop, save_nonfinite(workdir, plan, index):
-        state = train.fit(
+        state = loop.fit(
             state,
             source.train_batches(index, plan.rows[start:], **hosts),
             plan.epoch,
-            train.learning_rate(
+            loop.learning_rate(
                 plan.epoch, base=t.learning_rate, warmup=t.warmup, milestones=t.milestones, decay=t.decay
             ),
-            train.teacher_rate(plan.epoch, base=t.teacher_rate),
-            model=model,
-            recipe=train.Recipe(**c.loss, **c.augment, weight_decay=t.weight_decay),
+            system,
             seed=c.seed,
             mesh=mesh,
             checkpoints=checkpoints,
             log=log,
-            log_every=t.log_every,
-            save_every=t.save_every,
+            every=loop.Every(t.log_every, t.save_every, t.validate_every),
             validate=validate if validation is not None else None,
-            validate_every=t.validate_every,
             skip_not_finite=c.on_nonfinite == "skip",
             stop=stop,
         )
@@ -161,24 +160,7 @@ def train_in(config: ConfigDict, workdir: str) -> None:
         )
 
 
-def mode_ablate(config: ConfigDict, workdir: str) -> None:
-    """Trains every run of the configured studies that is not finished; writes a table and a plot of each."""
-    plan = ablations.plan(config)
-    runs = ablations.ordered(plan)
-
-    def file(run) -> str:
-        return os.path.join(workdir, run.folder, "results.json")
-
-    for number, run in enumerate(runs, 1):
-        logging.info("run %d of %d: %s", number, len(runs), run.folder)
-        if not ablation.finished(file(run), json.loads(run.config.to_json())):
-            mode_train(run.config, os.path.dirname(file(run)))
-    for name, points in plan.items():
-        found = ablation.trained({label: [file(run) for run in of_seeds] for label, of_seeds in points.items()})
-        print(ablation.write(workdir, name, found, ablations.TITLES[name]), flush=True)
-
-
-def mode_prepare(config: ConfigDict, workdir: str) -> None:
+def prepare(config: ConfigDict, workdir: str) -> None:
     """Writes every split below config.data.resized as pixels, or below config.data.packed (workdir/packed) as packs."""
     source, d = source_of(config), config.data
     splits = source.splits(d.images // 2)
@@ -190,9 +172,9 @@ def mode_prepare(config: ConfigDict, workdir: str) -> None:
     logging.info("%s %s; train from it with --config.data.%s=%s", kind, ", ".join(splits), kind, folder)
 
 
-def mode_doctor(config: ConfigDict, workdir: str) -> None:
+def doctor(config: ConfigDict, workdir: str = "") -> None:
     """Lists everything that is wrong with the data set on disk; exits with 1 if anything is that stops training."""
-    del workdir
+    del workdir  # as every mode has it
     source = source_of(config)
     found = source.examine()
     print("\n".join(found) if found else f"{source.root}: nothing wrong was found")

@@ -16,9 +16,10 @@ LUMINANCE = (0.299, 0.587, 0.114)
 Grayscale = Literal["channel", "luminance"]
 
 
-def normalise(image: Float[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
-    """Intensities in [0, 1] to zero mean and unit variance over ImageNet."""
-    return (image - jnp.asarray(MEAN)) / jnp.asarray(STD)
+def normalise(image: UInt8[Array, "*b h w 3"] | Float[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
+    """uint8 pixels, or intensities f32 in [0, 1], to zero mean and unit variance over ImageNet; what networks take."""
+    intensity = image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image
+    return (intensity - jnp.asarray(MEAN)) / jnp.asarray(STD)
 
 
 def flip(key: Key[Array, ""], image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from logging import getLogger
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -19,7 +19,9 @@ from orbax.checkpoint import v1 as ocp
 
 from saai_jax import parallel
 from saai_jax.files import atomic_write, load_json
-from saai_jax.state import TrainState
+
+State = TypeVar("State")  # any tree of arrays
+OLD = "was written by saai-jax before it had systems, and this version cannot read it: train again in another --workdir"
 
 
 class CheckpointError(Exception):
@@ -46,7 +48,7 @@ class Checkpoints:
         names = os.listdir(self.folder) if os.path.isdir(self.folder) else []
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def save(self, step: int, state: TrainState, scores: dict[str, float]) -> None:
+    def save(self, step: int, state: Any, scores: dict[str, float]) -> None:
         """Begins to write `state`; scores with "map" makes it a candidate for the best. Raises as `wait`."""
         try:
             self._checkpointer = self._checkpointer or self._opened()
@@ -94,7 +96,7 @@ class Checkpoints:
             preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(2), best]),
         )
 
-    def restore(self, like: TrainState, which: str = "last") -> TrainState | None:
+    def restore(self, like: State, which: str = "last") -> State | None:
         """The "last" or the "best" state, shaped and placed like `like`; None if there is no checkpoint yet.
 
         A last one that is damaged is named in a warning, and the one before it is used. Raises CheckpointError if none
@@ -135,8 +137,10 @@ class Checkpoints:
             raise Damaged("its description is not the one that was saved")
         return kept
 
-    def _read(self, step: int, like: TrainState) -> TrainState:
+    def _read(self, step: int, like: State) -> State:
         kept, wanted = self._kept(step), _shapes(like)
+        if any(name.startswith(".batch_stats") for name in kept["shapes"]):
+            raise CheckpointError(f"{self.folder}: step {step} {OLD}")
         for name in kept["shapes"] | wanted:
             if kept["shapes"].get(name) != wanted.get(name):
                 raise CheckpointError(
@@ -159,7 +163,7 @@ class Checkpoints:
             self._checkpointer.close()
 
 
-def digest(state: TrainState) -> str:
+def digest(state: Any) -> str:
     """SHA-256 of all arrays, in the order of the tree."""
     found = hashlib.sha256()
     for x in jax.tree.leaves(jax.device_get(parallel.local_copy(state))):
@@ -167,7 +171,7 @@ def digest(state: TrainState) -> str:
     return found.hexdigest()
 
 
-def _shapes(state: TrainState) -> dict[str, str]:
+def _shapes(state: Any) -> dict[str, str]:
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
 
@@ -225,6 +229,8 @@ def refuse_other_run(file: str, config: Mapping[str, Any], free: Sequence[str], 
     Keys that begin with a name in `free` may differ; accept: the others too, with a warning.
     """
     before, now = _flat(read_config(file)), _flat(json.loads(json.dumps(config)))
+    if "system" not in before:
+        raise CheckpointError(f"{file} {OLD}")
     changed = "; ".join(
         f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())

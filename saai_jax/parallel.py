@@ -39,17 +39,12 @@ def split(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return {name: jax.make_array_from_process_local_data(over, array) for name, array in batch.items()}
 
 
-def check_divides(batch: int, mesh: Mesh, parts: int) -> None:
-    """Raises ValueError for a batch that cannot be spread evenly, each of so many parts of it (1 or 0: the whole)."""
-    own, left = divmod(batch, mesh.size)
-    if left:
+def check_divides(batch: int, mesh: Mesh) -> None:
+    """Raises ValueError for a batch that cannot be spread evenly."""
+    if batch % mesh.size:
         raise ValueError(
             f"a batch of {batch} images cannot be spread evenly over {mesh.size} devices; change data.identities, "
             "data.images, or the devices that JAX sees (CUDA_VISIBLE_DEVICES)"
-        )
-    if parts < 0 or own % max(parts, 1):
-        raise ValueError(
-            f"model.recompute is {parts}, expected 0, 1, or parts that divide the {own} images of a device"
         )
 
 

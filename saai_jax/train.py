@@ -4,37 +4,48 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
+from flax import struct
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
-from saai_jax import losses, parallel
-from saai_jax.augment import Grayscale, augment
+from saai_jax import parallel
 from saai_jax.checkpoint import Checkpoints
 from saai_jax.log import MetricsLog, log_line, progress
-from saai_jax.models.saai import teacher_logits
-from saai_jax.state import TrainState, adam_l2
+from saai_jax.systems.system import Batch, System, Tree
+
+Scalar = Shaped[Array, ""]
 
 
-class Recipe(NamedTuple):
-    """The numbers and switches of a step; the defaults are the released ones, in units of the loss or of pixels."""
+@struct.dataclass
+class TrainState:
+    """All of a run's position: the plan, the draws and the rate are functions of `step`."""
 
-    separation: float = 1.0
-    diversity: float = 0.25
-    rho1: float = 0.01
-    rho2: float = 0.7
-    diversity_variant: losses.Variant = "released"
-    mutual_variant: losses.Variant = "released"
-    weight_decay: float = 5e-4
-    pad: int = 10
-    erasing: float = 0.5
-    grayscale: Grayscale = "channel"
+    step: Int[Array, ""]
+    params: Tree
+    collections: Tree  # running statistics, mean classifiers: what moves without a gradient
+    opt_state: optax.OptState
+
+    @property
+    def variables(self) -> Tree:
+        """What System.embed and System.maps take."""
+        return {"params": self.params, **self.collections}
+
+
+def new_state(system: System, params: Tree, collections: Tree) -> TrainState:
+    """Step 0 from a system's variables."""
+    return TrainState(jnp.zeros((), jnp.int32), params, collections, system.optimiser.init(params))
+
+
+def initial_state(system: System, seed: int) -> TrainState:
+    """Step 0 from freshly drawn parameters."""
+    # rbg compiles in half the time of the default generator, and a network's first weights are drawn once.
+    return new_state(system, *jax.jit(system.init)(jax.random.key(seed, impl="rbg")))
 
 
 def learning_rate(
@@ -45,101 +56,39 @@ def learning_rate(
     return base * warm * decay ** np.searchsorted(np.asarray(milestones), epoch, side="right")
 
 
-def teacher_rate(epoch: Int[np.ndarray, s], *, base: float) -> Float[np.ndarray, s]:
-    """How far the mean classifiers move to their classifiers at each step: min(100 / (e + 2), 1) base, epoch from 0."""
-    return base * np.minimum(100 / (epoch + 2), 1)
-
-
-def loss_terms(
-    params: dict,
-    batch_stats: dict,
-    teacher: dict[str, Float[Array, "d k"]],
-    image: Float[Array, "b h w 3"],
-    identity: Int[Array, b],
-    modality: Int[Array, b],
-    *,
-    model: nn.Module,
-    recipe: Recipe,
-) -> tuple[Float[Array, ""], tuple[dict[str, Float[Array, ""]], dict]]:
-    """Total loss (Eq. 11), and its unweighted terms with the next running statistics; training mode."""
-    output, updated = cast(Any, model.apply)(
-        {"params": params, "batch_stats": batch_stats}, image, modality, train=True, mutable=["batch_stats"]
-    )
-    own = jnp.where((modality == 0)[:, None], output.visible, output.infrared)
-    other_mean = teacher_logits(output.embedding, modality, teacher)
-    terms = {
-        "shared": losses.shared_identity(output.shared, identity),
-        "specific": losses.specific_identity(own, identity, modality),
-        "mutual": losses.mutual_identity(own, other_mean, modality, variant=recipe.mutual_variant),
-        "separation": losses.centre_separation(output.feature, identity, rho1=recipe.rho1, rho2=recipe.rho2),
-        "diversity": losses.part_diversity(output.similarity, variant=recipe.diversity_variant),
-    }
-    total = (
-        terms["shared"]
-        + terms["specific"]
-        + terms["mutual"]
-        + recipe.separation * terms["separation"]
-        + recipe.diversity * terms["diversity"]
-    )
-    return total, (terms, updated["batch_stats"])
-
-
 def update(
-    state: TrainState,
-    image: Float[Array, "b h w 3"],
-    identity: Int[Array, b],
-    modality: Int[Array, b],
-    rate: Float[Array, ""],
-    follow: Float[Array, ""],
-    *,
-    model: nn.Module,
-    recipe: Recipe,
-) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """One optimiser step on normalised images; rate and follow are the learning and the teacher rate.
+    state: TrainState, batch: Batch, rate: Scalar, epoch: Scalar, key: Key[Array, ""], *, system: System
+) -> tuple[TrainState, dict[str, Scalar]]:
+    """One optimiser step on an augmented batch; the metrics are the loss, its terms by name and gradient_norm.
 
-    The teachers move before they are used and before the classifiers do, as released. A step whose loss or gradient is
-    not finite changes nothing but the step's number; metrics["finite"] is false then.
+    A step whose loss or gradient is not finite changes nothing but the step's number; metrics["finite"] is false then.
     """
-    teacher = {
-        name: (1 - follow) * mean + follow * state.params[f"{name}_classifier"]["kernel"]
-        for name, mean in state.teacher.items()
-    }
-    gradient_of = jax.value_and_grad(loss_terms, has_aux=True)
-    (loss, (terms, batch_stats)), gradient = gradient_of(
-        state.params, state.batch_stats, teacher, image, identity, modality, model=model, recipe=recipe
-    )
-    direction, opt_state = adam_l2(recipe.weight_decay).update(gradient, state.opt_state, state.params)
+    gradient_of = jax.value_and_grad(system.loss, has_aux=True)
+    (loss, (terms, collections)), gradient = gradient_of(state.params, state.collections, batch, key, epoch)
+    direction, opt_state = system.optimiser.update(gradient, state.opt_state, state.params)
     params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
     metrics = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(gradient)}
     finite = jnp.isfinite(loss) & jnp.isfinite(metrics["gradient_norm"])
-    new, old = (
-        (params, batch_stats, teacher, opt_state),
-        (state.params, state.batch_stats, state.teacher, state.opt_state),
-    )
+    new, old = (params, collections, opt_state), (state.params, state.collections, state.opt_state)
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
     return TrainState(state.step + 1, *kept), metrics | {"finite": finite}
 
 
-@functools.partial(jax.jit, static_argnames=("model", "recipe"), donate_argnames="state")
+@functools.partial(jax.jit, static_argnames="system", donate_argnames="state")
 def train_step(
-    state: TrainState,
-    batch: dict[str, Array],
-    rate: Float[Array, ""],
-    follow: Float[Array, ""],
-    key: Key[Array, ""],
-    *,
-    model: nn.Module,
-    recipe: Recipe,
-) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """Augments a batch of uint8 images, with draws that depend on the step alone, and updates the state."""
-    image = augment(
-        jax.random.fold_in(key, state.step),
-        batch["image"],
-        pad=recipe.pad,
-        erasing=recipe.erasing,
-        kind=recipe.grayscale,
-    )
-    return update(state, image, batch["identity"], batch["modality"], rate, follow, model=model, recipe=recipe)
+    state: TrainState, batch: Batch, rate: Scalar, epoch: Scalar, key: Key[Array, ""], *, system: System
+) -> tuple[TrainState, dict[str, Scalar]]:
+    """Augments a batch of uint8 images, with draws that depend on key and step alone, and updates the state."""
+    key = jax.random.fold_in(key, state.step)
+    return update(state, system.augment(key, batch), rate, epoch, jax.random.fold_in(key, 1), system=system)
+
+
+class Every(NamedTuple):
+    """How often the loop does what: a line of metrics in steps, a checkpoint and a validation in epochs."""
+
+    log: int = 50
+    save: int = 1
+    validate: int = 1
 
 
 class NotFinite(FloatingPointError):
@@ -162,26 +111,22 @@ def fit(
     batches: Iterable[dict[str, np.ndarray]],
     epoch: Int[np.ndarray, s],
     rate: Float[np.ndarray, s],
-    follow: Float[np.ndarray, s],
+    system: System,
     *,
-    model: nn.Module,
-    recipe: Recipe,
     seed: int,
     mesh: Mesh,
     checkpoints: Checkpoints,
     log: MetricsLog,
-    log_every: int,
-    save_every: int,
-    validate: Callable[[dict], dict[str, float]] | None,
-    validate_every: int,
+    every: Every,
+    validate: Callable[[Tree], dict[str, float]] | None = None,
     skip_not_finite: bool = False,
     stop: Callable[[int], bool] = lambda step: False,
 ) -> TrainState:
     """Trains from state.step to the end of the plan and returns the last state.
 
-    epoch, rate, follow: of every step of the whole run; batches: those from state.step on, this process's rows of them,
-    which are spread over the mesh. At the end of every `validate_every`-th epoch `validate` scores the variables, and
-    of every `save_every`-th, and whenever it was scored, the state is saved; at the last step both are done.
+    epoch, rate: of every step of the whole run; batches: those from state.step on, this process's rows of them, which
+    are spread over the mesh. At the end of every `every.validate`-th epoch `validate` scores the variables, and of
+    every `every.save`-th, and whenever it was scored, the state is saved; at the last step both are done.
 
     Raises NotFinite for a step whose loss or gradient is not finite, before anything of it is saved; skip_not_finite
     leaves such steps out instead, unless all of an epoch are. Raises Stopped when `stop` of a step says so, after
@@ -208,16 +153,16 @@ def fit(
     for step, batch in enumerate(bar, start + 1):
         e = int(epoch[step - 1])
         spread = parallel.split(batch, mesh)
-        state, metrics = train_step(state, spread, rate[step - 1], follow[step - 1], key, model=model, recipe=recipe)
+        state, metrics = train_step(state, spread, rate[step - 1], epoch[step - 1], key, system=system)
         # One step late, so that the device never waits for the host to look.
         good += check(*unchecked) if unchecked else 0
         unchecked = step, metrics
         epoch_ends, stopping = step == steps or epoch[step] != e, stop(step)
-        if not (step % log_every == 0 or epoch_ends or stopping):
+        if not (step % every.log == 0 or epoch_ends or stopping):
             continue
         unchecked, finite = None, check(step, metrics)
         good += finite
-        if finite and (step % log_every == 0 or epoch_ends):
+        if finite and (step % every.log == 0 or epoch_ends):
             values = {name: float(value) for name, value in metrics.items() if name != "finite"}
             log.write(step, "train", epoch=e, **values, learning_rate=float(rate[step - 1]))
         scores = {}
@@ -225,13 +170,13 @@ def fit(
             if not good:
                 raise FloatingPointError(f"epoch {e + 1}: no step had a finite loss and gradient")
             good = 0
-            if validate and ((e + 1) % validate_every == 0 or step == steps):
-                scores = validate({"params": state.params, "batch_stats": state.batch_stats})
+            if validate and ((e + 1) % every.validate == 0 or step == steps):
+                scores = validate(state.variables)
                 log.write(step, "validation", epoch=e, **scores)
             shown = "".join(f", validation {name} {value:.2f}" for name, value in scores.items())
             log_line("epoch %d: loss %.3f%s", e + 1, float(metrics["loss"]), shown)
         # Whatever was scored is saved, or the best one could be lost.
-        if scores or stopping or (epoch_ends and ((e + 1) % save_every == 0 or step == steps)):
+        if scores or stopping or (epoch_ends and ((e + 1) % every.save == 0 or step == steps)):
             checkpoints.save(step, state, scores)
         if stopping:
             checkpoints.wait()

@@ -1,4 +1,4 @@
-"""What SAAI adds to a backbone: semantic parts from shared prototypes, and a neck for each modality."""
+"""What stands on a backbone: parts from shared prototypes or stripes, and a neck for each modality."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
+
+uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # U(+-1/sqrt(d)), torch.nn.Linear's
 
 
 def safl(
@@ -88,7 +90,7 @@ class Safl(nn.Module):
 
 
 class ModalityBatchNorm(nn.Module):
-    """Scale and running statistics of `modality_batch_norm`: the dual-branch BNNeck (Section 3.2)."""
+    """Scale and running statistics of `modality_batch_norm`: the dual-branch BNNeck (SAAI, Section 3.2)."""
 
     modalities: int = 2
 

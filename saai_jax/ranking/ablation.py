@@ -16,7 +16,7 @@ from saai_jax import affinity
 from saai_jax.features.store import Features, load
 from saai_jax.files import atomic_write
 from saai_jax.log import progress
-from saai_jax.losses import Variant
+from saai_jax.losses.common import Variant
 from saai_jax.ranking import evaluate, results
 from saai_jax.ranking.evaluate import Distance, TrialDistances
 
@@ -124,6 +124,11 @@ def methods(*, k1: int, k2: int) -> dict[Label, Inference]:
 def variants(*, k1: int, k2: int) -> dict[Label, Inference]:
     """AIM as the published figures were made, and as Eq. 10 is printed."""
     return {name: _aim(k1=k1, k2=k2, variant=name) for name in ("released", "paper")}
+
+
+def sim(**how: Any) -> Inference:
+    """SIM with these arguments of `affinity.sim`."""
+    return Inference(functools.partial(affinity.sim, **how))
 
 
 def _aim(**how: Any) -> Inference:

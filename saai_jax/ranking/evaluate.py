@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int, UInt8
 
@@ -23,17 +22,18 @@ Distance = Callable[[Float[Array, "q d"], Float[Array, "g d"]], Float[Array, "q 
 TrialDistances = Callable[[Any, Sequence[tuple[np.ndarray, np.ndarray]]], Iterable[Any]]
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def embed(
-    model: nn.Module, variables: dict, image: UInt8[Array, "b h w 3"], modality: Int[Array, b]
-) -> tuple[Float[Array, "b d"], Float[Array, "b p n"]]:
-    """Retrieval features (after the neck, by each image's own modality) and part attentions of a batch."""
-    output: Any = model.apply(variables, normalise(image.astype(jnp.float32) / 255), modality, train=False)
-    return output.embedding, output.attention
+@functools.partial(jax.jit, static_argnames="function")
+def of_pixels(
+    function: Callable[..., Array], variables: dict, image: UInt8[Array, "b h w 3"], modality: Int[Array, b]
+) -> Float[Array, "b ..."]:
+    """A system's embed, maps or pooled of uint8 images."""
+    return function(variables, normalise(image), modality)
 
 
-def extract(model: nn.Module, variables: dict, batches: Iterable[dict[str, np.ndarray]]) -> Float[np.ndarray, "n d"]:
-    """Retrieval features of all images, in the order of the batches, each of which this process's devices share."""
+def extract(
+    embed: Callable[..., Array], variables: dict, batches: Iterable[dict[str, np.ndarray]]
+) -> Float[np.ndarray, "n d"]:
+    """What a system embeds all images as, in the order of the batches, each of which the devices share."""
     mesh = parallel.batch_mesh(jax.local_devices())
     variables = parallel.replicate(parallel.local_copy(variables), mesh)
     over = NamedSharding(mesh, jax.P(parallel.AXIS))
@@ -46,7 +46,7 @@ def extract(model: nn.Module, variables: dict, batches: Iterable[dict[str, np.nd
             jax.device_put(np.pad(x, ((0, full - number), *((0, 0),) * (x.ndim - 1))), over)
             for x in (batch["image"], batch["modality"])
         )
-        rows.append(np.asarray(embed(model, variables, image, modality)[0])[:number])
+        rows.append(np.asarray(of_pixels(embed, variables, image, modality))[:number])
     return np.concatenate(rows)
 
 

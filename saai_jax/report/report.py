@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 
 from saai_jax.affinity.cosine import cosine
 from saai_jax.affinity.explain import contributions
-from saai_jax.augment import normalise
 from saai_jax.features.store import Features
 from saai_jax.files import atomic_write
 from saai_jax.metrics import cmc, rank_metrics
-from saai_jax.models.saai import SAAI, feature_map
 from saai_jax.ranking import evaluate
 from saai_jax.report import page, projection, sections
 from saai_jax.report import pictures as plots
@@ -56,50 +52,6 @@ def ranked_lists(
     correct = identity[rows] == identity[shown][:, None]
     skipped = np.stack([skip for _, skip in found])
     plots.ranked_lists(file, pictures(shown), pictures(rows), correct, skipped, list(distances))
-
-
-def attention(
-    pictures: Pictures, model: SAAI, variables: dict, rows: Int[np.ndarray, k], modality: Int[np.ndarray, k]
-) -> Float[np.ndarray, "k p r c"]:
-    """How much each position of the feature map belongs to each part, in [0, 1], of the pictures of `rows`."""
-    images: UInt8[np.ndarray, "k h w 3"] = pictures(rows)
-    found = np.asarray(evaluate.embed(model, variables, jnp.asarray(images), jnp.asarray(modality))[1])
-    return found.reshape(len(rows), -1, *feature_map(model, *images.shape[1:3]))
-
-
-def attention_maps(
-    file: str,
-    pictures: Pictures,
-    model: SAAI,
-    variables: dict,
-    shown: Int[np.ndarray, k],
-    modality: Int[np.ndarray, k],
-    names: list[str],
-) -> None:
-    """Draws where each prototype of the model looks in the pictures of the rows `shown`."""
-    plots.attention_maps(file, pictures(shown), attention(pictures, model, variables, shown, modality), names)
-
-
-def before_neck(
-    pictures: Pictures,
-    model: SAAI,
-    variables: dict,
-    rows: Int[np.ndarray, m],
-    modality: Int[np.ndarray, m],
-    batch: int = 128,
-) -> Float[np.ndarray, "m d"]:
-    """Features before the neck of the pictures of `rows`: what a map of them is drawn from."""
-    made = []
-    for start in range(0, len(rows), batch):
-        part = slice(start, start + batch)
-        made.append(np.asarray(_feature(model, variables, pictures(rows[part]), modality[part])))
-    return np.concatenate(made)
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def _feature(model: SAAI, variables: dict, image: UInt8[Array, "b h w 3"], modality: Int[Array, b]):
-    output: Any = model.apply(variables, normalise(image.astype(jnp.float32) / 255), modality, train=False)
-    return output.feature
 
 
 def write_page(

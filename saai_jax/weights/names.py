@@ -1,99 +1,120 @@
-"""The map between the names and axes of torch's SAAI or ResNet checkpoints (read by saai_jax.weights.pth) and ours."""
+"""The map between the names and axes of PyTorch checkpoints (read by saai_jax.weights.pth) and ours."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from saai_jax.weights.pth import WeightsError, listed, read_pth
+from saai_jax.weights.pth import WeightsError, listed
 
-__all__ = ["Loaded", "WeightsError", "from_torch", "read_pth", "to_torch_names"]
+if TYPE_CHECKING:
+    from saai_jax.systems.system import System
 
-# Our modules and torch's. The neck's rows and the EMA classifiers are written as modules of their own, see _slots.
-TABLE = [
-    (r"backbone/((?:conv|bn)1)", r"backbone.\1"),
-    (r"backbone/layer(\d)_(\d+)/((?:conv|bn)\d)", r"backbone.layer\1.\2.\3"),
-    (r"backbone/layer(\d)_(\d+)/downsample_conv", r"backbone.layer\1.\2.downsample.0"),
-    (r"backbone/layer(\d)_(\d+)/downsample_bn", r"backbone.layer\1.\2.downsample.1"),
-    (r"backbone/mam(\d)/squeeze", r"backbone.MAM\1.channel_attention.0"),
-    (r"backbone/mam(\d)/excite", r"backbone.MAM\1.channel_attention.2"),
-    (r"safl", r"attn_pool"),
-    (r"neck/0", r"bn_neck.bn_neck_v"),
-    (r"neck/1", r"bn_neck.bn_neck_i"),
-    (r"shared_classifier", r"classifier"),
-    (r"(visible|infrared)_classifier", r"\1_classifier"),
-    (r"teacher/(visible|infrared)", r"\1_classifier_"),
-]
-LEAVES = dict(kernel="weight", scale="weight", bias="bias", mean="running_mean", var="running_var")
-LEAVES |= dict(prototypes="part_tokens", position="pos_embeding")  # the release's spelling
+LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}  # of a kernel: HWIO -> OIHW, [d n] -> [n d]
-FROZEN = ("bn_neck.bn_neck_v.bias", "bn_neck.bn_neck_i.bias")  # zero in every release; our neck has no bias
+CLASSIFIER = "classifier.weight"  # a row an identity, in every system
 
 
-class Loaded(NamedTuple):
-    """variables: as given, filled; teacher: the EMA classifiers {'visible': f[d n], 'infrared': f[d n]}, or None."""
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity: a System is a static argument of jit
+class Names:
+    """What a system's parameters are called in its original.
 
-    variables: dict[str, Any]
-    teacher: dict[str, np.ndarray] | None
+    table: (pattern of our module's path, torch's module, or those of a tuple: our arrays are theirs, stacked).
+    leaves: torch's names of our arrays beside LEAVES. ignored: patterns of tensors that no network of ours has use for.
+    zeros: tensors that are zero in every release, where ours has none. copies: a tensor that may be missing, and which
+    it then equals. imagenet: (pattern of tensors of torchvision's ResNet, prefixes of those that start as they do).
+    """
+
+    table: Sequence[tuple[str, str | tuple[str, ...]]]
+    leaves: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    ignored: Sequence[str] = ()
+    zeros: Sequence[str] = ()
+    copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    imagenet: Sequence[tuple[str, tuple[str, ...]]] = ()
 
 
-def _slots(variables: Mapping, teacher: Mapping | None) -> dict[str, np.ndarray]:
-    """Every array under torch's name, as a view with torch's axes: writing to it writes to `variables`."""
-    tree = {**variables, "teacher": {f"teacher/{modality}": {"kernel": w} for modality, w in (teacher or {}).items()}}
-    slots = {}
-    for keys, array in jax.tree.leaves_with_path(tree):
-        path = jax.tree_util.keystr(keys, simple=True, separator="/")
-        module, leaf = path.split("/", 1)[1].rsplit("/", 1)
-        for place, part in [("neck/0", array[0]), ("neck/1", array[1])] if module == "neck" else [(module, array)]:
-            names = [match.expand(torch) for ours, torch in TABLE if (match := re.fullmatch(ours, place))]
-            if not names or leaf not in LEAVES:
-                raise WeightsError(f"no torch name is known for {path}")
+def resnet_names(ours: str, torch: str) -> list[tuple[str, str]]:
+    """The table of a `models.resnet.ResNet` that is called so, such as "backbone/" and "backbone."."""
+    return [
+        (rf"{ours}stem/((?:conv|bn)1)", rf"{torch}\1"),
+        (rf"{ours}layer(\d)/block(\d+)/((?:conv|bn)\d)", rf"{torch}layer\1.\2.\3"),
+        (rf"{ours}layer(\d)/block(\d+)/downsample_conv", rf"{torch}layer\1.\2.downsample.0"),
+        (rf"{ours}layer(\d)/block(\d+)/downsample_bn", rf"{torch}layer\1.\2.downsample.1"),
+    ]
+
+
+def _slots(names: Names, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Every array by its torch name, as a view with torch's axes: writing to it writes to `variables`."""
+    slots, leaves = {}, LEAVES | dict(names.leaves)
+    for keys, array in jax.tree.leaves_with_path(dict(variables)):
+        collection, path = jax.tree_util.keystr(keys, simple=True, separator="/").split("/", 1)
+        module, leaf = path.rsplit("/", 1)
+        place = module if collection in ("params", "batch_stats") else f"{collection}/{module}"
+        found = next(((m, torch) for pattern, torch in names.table if (m := re.fullmatch(pattern, place))), None)
+        if not found or leaf not in leaves:
+            raise WeightsError(f"no torch name is known for {collection}/{path}")
+        match, torch = found
+        parts = [(torch, array)] if isinstance(torch, str) else zip(torch, array, strict=True)
+        for template, part in parts:
             axes = TORCH_AXES[part.ndim] if leaf == "kernel" else range(part.ndim)
-            slots[f"{names[0]}.{LEAVES[leaf]}"] = part.transpose(axes)
+            slots[f"{match.expand(template)}.{leaves[leaf]}"] = part.transpose(axes)
     return slots
 
 
-def to_torch_names(variables: Mapping, teacher: Mapping | None = None) -> dict[str, np.ndarray]:
-    """The arrays of `variables` (or of gradients, as {'params': ...}) by torch's names, with torch's axes.
+def to_torch(system: System, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of variables {"params": ..., **collections} (or of gradients, {"params": ...}) by torch's names.
 
-    teacher: as in Loaded. Raises WeightsError for an array that torch's model does not have.
+    They have torch's axes. Raises WeightsError for an array that torch's model does not have.
     """
-    return _slots(jax.tree.map(np.asarray, dict(variables)), jax.tree.map(np.asarray, teacher))
+    return _slots(system.names, jax.tree.map(np.asarray, dict(variables)))
 
 
-def from_torch(state_dict: Mapping[str, np.ndarray], variables: Mapping, *, partial: bool = False) -> Loaded:
-    """A copy of `variables` ({'params': ..., 'batch_stats': ...}) filled from a released SAAI state dict, as numpy.
+def identities_of(tensors: Mapping[str, np.ndarray]) -> int | None:
+    """How many identities a system's checkpoint tells apart; None for a backbone alone."""
+    return len(tensors[CLASSIFIER]) if CLASSIFIER in tensors else None
 
-    partial: from torchvision's ImageNet ResNet: its fc is ignored; heads, MAM and neck keep their values.
-    Raises WeightsError naming at once every tensor unknown to the model, missing in the file, or of another shape.
+
+def from_torch(tensors: Mapping[str, np.ndarray], system: System, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `variables` filled from a checkpoint of the system's original, or from torchvision's ResNet.
+
+    tensors: by torch's name. torchvision's is known by having no classifier of identities: its fc is ignored, and
+    what it has nothing for keeps its values. Raises WeightsError naming at once every tensor that the model does not
+    have, that is missing, of another shape or type, or not zero where every release is.
     """
-    if partial:
-        state_dict = {f"backbone.{name}": a for name, a in state_dict.items() if not name.startswith("fc.")}
-    filled = jax.tree.map(np.array, dict(variables))
-    teacher = None
-    if any(name.endswith("_classifier_.weight") for name in state_dict) and "visible_classifier" in filled["params"]:
-        teacher = {m: np.empty_like(filled["params"][f"{m}_classifier"]["kernel"]) for m in ("visible", "infrared")}
-    slots = _slots(filled, teacher)
-    unknown, shapes, frozen = [], [], []
-    missing = {n for n in slots if not partial or (n.startswith("backbone.") and not n.startswith("backbone.MAM"))}
-    for name, array in state_dict.items():
-        missing.discard(name)
-        if name in FROZEN:
-            frozen += [name] if np.any(array) else []
-        elif name.endswith(".num_batches_tracked"):
-            continue
-        elif name not in slots:
-            unknown.append(name)
-        elif array.shape != slots[name].shape or array.dtype.kind != "f":
+    names, filled = system.names, jax.tree.map(np.array, dict(variables))
+    slots = _slots(names, filled)
+    given, needed = dict(tensors), set(slots)
+    if identities_of(tensors) is None:
+        starts = [(re.compile(pattern), prefix) for pattern, prefixes in names.imagenet for prefix in prefixes]
+        given = {name: array for name, array in tensors.items() if not name.startswith("fc.")}
+        for name in list(given):
+            if new := [prefix + name for pattern, prefix in starts if pattern.fullmatch(name)]:
+                given |= dict.fromkeys(new, given.pop(name))
+        of_backbone = lambda name, p, at: name.startswith(at) and p.fullmatch(name.removeprefix(at))  # noqa: E731
+        needed = {name for name in slots if any(of_backbone(name, *start) for start in starts)}
+    else:
+        given |= {new: given[old] for new, old in names.copies.items() if new in slots and new not in given}
+    unknown, shapes, nonzero = [], [], []
+    for name, array in given.items():
+        if name in names.zeros:
+            nonzero += [name] if np.any(array) else []
+        elif name in slots and (array.shape != slots[name].shape or array.dtype.kind != "f"):
             shapes.append(f"{name} (file {array.dtype} {array.shape}, model {slots[name].shape})")
-        else:
+        elif name in slots:
             slots[name][...] = array
-    problems = {"not in the model": unknown, "missing in the file": sorted(missing), "of another shape or type": shapes}
-    problems["not zero, but frozen at zero in every release"] = frozen
+        elif not any(re.fullmatch(pattern, name) for pattern in (r".*\.num_batches_tracked", *names.ignored)):
+            unknown.append(name)
+    problems = {
+        "not in the model": unknown,
+        "missing in the file": sorted(needed - given.keys()),
+        "of another shape or type": shapes,
+        "not zero, but frozen at zero in every release": nonzero,
+    }
     if any(problems.values()):
         raise WeightsError("\n".join(f"{len(n)} {what}: {listed(n)}" for what, n in problems.items() if n))
-    return Loaded(filled, teacher)
+    return filled

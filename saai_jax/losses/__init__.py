@@ -1,0 +1,1 @@
+"""Pure losses, a file for what they pull on; systems sum them."""

@@ -1,0 +1,141 @@
+"""ResNet with torchvision's numerics, in NHWC. Systems compose Stem, Stage and Block themselves where they differ."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from saai_jax.models.attention import ModalityAttention
+
+EPS = 1e-5
+kaiming = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+Conv = Callable[..., nn.Module]  # `conv`, with whatever a network sets for all of its convolutions
+
+
+def conv(features: int, size: int, stride: int = 1, **how: Any) -> nn.Conv:
+    """torch's convolution of an odd size without bias. how: dtype, conv_general_dilated, name and so on of nn.Conv."""
+    padding = [(size // 2, size // 2)] * 2  # "SAME" pads a strided convolution differently from torch
+    return nn.Conv(features, (size, size), stride, padding, use_bias=False, kernel_init=kaiming, **how)
+
+
+def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """torch.nn.MaxPool2d(3, 2, 1) of values that are not negative, so that zeros can pad.
+
+    As the maximum of nine slices, because a CPU and the exporters run that better than a reduced window.
+    """
+    h, w = x.shape[1:3]
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return functools.reduce(jnp.maximum, [x[:, i : i + h : 2, j : j + w : 2] for i in range(3) for j in range(3)])
+
+
+class BatchNorm(nn.Module):
+    """torch.nn.BatchNorm2d, momentum 0.1: nn.BatchNorm keeps the biased running variance, torch the unbiased one."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
+        wide, c, n = x.astype(jnp.float32), x.shape[-1:], x.size // x.shape[-1]
+        scale, bias = self.param("scale", nn.initializers.ones, c), self.param("bias", nn.initializers.zeros, c)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, c)
+        var = self.variable("batch_stats", "var", jnp.ones, c)
+        m, v = (wide.mean((0, 1, 2)), wide.var((0, 1, 2))) if train else (mean.value, var.value)
+        if train and not self.is_initializing():
+            mean.value = 0.9 * mean.value + 0.1 * m
+            var.value = 0.9 * var.value + 0.1 * v * n / max(n - 1, 1)
+        # Centred before it is scaled: folding the mean into the bias cancels digits in the gradient of the scale.
+        return ((wide - m) * (jax.lax.rsqrt(v + EPS) * scale) + bias).astype(x.dtype)
+
+
+class Block(nn.Module):
+    """A block of ResNet-50 (1x1, 3x3 with the stride, 1x1), or of ResNet-18 (two 3x3, the first with the stride)."""
+
+    features: int
+    stride: int = 1
+    bottleneck: bool = True
+    conv: Conv = conv
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 d"]:
+        d, stride, out = self.features, self.stride, self.features * (4 if self.bottleneck else 1)
+        layers = [(d, 1, 1), (d, 3, stride), (out, 1, 1)] if self.bottleneck else [(d, 3, stride), (d, 3, 1)]
+        y = x
+        for i, layer in enumerate(layers, 1):
+            y = BatchNorm(name=f"bn{i}")(self.conv(*layer, name=f"conv{i}")(y), train)
+            y = nn.relu(y) if i < len(layers) else y
+        if x.shape != y.shape:
+            x = BatchNorm(name="downsample_bn")(self.conv(out, 1, stride, name="downsample_conv")(x), train)
+        return nn.relu(x + y)
+
+
+class Stem(nn.Module):
+    """The 7x7 convolution of stride 2, and the max pooling, which small pictures can do without."""
+
+    features: int = 64
+    pool: bool = True
+    conv: Conv = conv
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w 3"], train: bool) -> Float[Array, "b h2 w2 c"]:
+        x = nn.relu(BatchNorm(name="bn1")(self.conv(self.features, 7, 2, name="conv1")(image), train))
+        return max_pool(x) if self.pool else x
+
+
+class Stage(nn.Module):
+    """`depth` blocks, the first with the stride. remat: blocks are computed again for their gradient."""
+
+    depth: int
+    features: int
+    stride: int = 1
+    bottleneck: bool = True
+    conv: Conv = conv
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 d"]:
+        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+        for j in range(self.depth):
+            stride = self.stride if j == 0 else 1
+            x = block(self.features, stride, self.bottleneck, self.conv, name=f"block{j}")(x, train)
+        return x
+
+
+class ResNet(nn.Module):
+    """ResNet feature map, last stride 1: stages (3, 4, 6, 3), width 64, bottleneck make the ResNet-50 of this field.
+
+    mam: the stages, counted from 1, that a ModalityAttention follows (3 and 4 in the released SYSU-MM01 model).
+    """
+
+    stages: Sequence[int] = (3, 4, 6, 3)
+    width: int = 64
+    bottleneck: bool = True
+    mam: Sequence[int] = ()
+    stem_pool: bool = True
+    conv: Conv = conv
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w 3"], train: bool) -> Float[Array, "b h2 w2 c"]:
+        attention = nn.remat(ModalityAttention) if self.remat else ModalityAttention
+        x = Stem(self.width, self.stem_pool, self.conv, name="stem")(image, train)
+        for i, depth in enumerate(self.stages, 1):
+            how = self.width * 2 ** (i - 1), 2 if i in (2, 3) else 1, self.bottleneck, self.conv, self.remat
+            x = Stage(depth, *how, name=f"layer{i}")(x, train)
+            x = attention(self.conv, name=f"mam{i}")(x) if i in self.mam else x
+        return x
+
+
+def map_size(height: int, width: int, stages: int = 4, stem_pool: bool = True) -> tuple[int, int]:
+    """Rows and columns of a ResNet's map of images of this size in pixels.
+
+    Raises ValueError for images smaller than its stride.
+    """
+    # Halved by the first convolution, its pooling, and every stage but the first and the last of four.
+    stride = 2 ** (1 + stem_pool + min(stages - 1, 2))
+    if min(height, width) < stride:
+        raise ValueError(f"images of {height} x {width} pixels are smaller than the backbone's stride of {stride}")
+    return -(-height // stride), -(-width // stride)

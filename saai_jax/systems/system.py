@@ -1,0 +1,42 @@
+"""What a system is: a tuple of pure functions, as optax.GradientTransformation is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypedDict
+
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from saai_jax.weights.names import Names
+
+Tree = dict[str, Any]
+
+
+class Batch(TypedDict):
+    """image: u8[b h w 3] or, once augmented, normalised f32; identity i32[b], from 0; camera, modality i32[b]."""
+
+    image: Array
+    identity: Int[Array, b]
+    camera: Int[Array, b]
+    modality: Int[Array, b]  # 0 visible, 1 infrared
+
+
+Features = Callable[[Tree, Float[Array, "b h w 3"], Int[Array, "b"]], Float[Array, "b d"]]
+
+
+class System(NamedTuple):
+    """All that training, evaluation, reports and importers know of a method.
+
+    variables are {"params": ..., **collections}; images are normalised as `augment.normalise` does.
+    """
+
+    init: Callable[[Key[Array, ""]], tuple[Tree, Tree]]  # params, collections (batch_stats; a mean teacher is one too)
+    augment: Callable[[Key[Array, ""], Batch], Batch]  # u8 images to normalised f32; may add rows
+    # params, collections, augmented batch, key, epoch (from 0) -> total, (terms by name, next collections)
+    loss: Callable[[Tree, Tree, Batch, Key[Array, ""], Array], tuple[Array, tuple[dict[str, Array], Tree]]]
+    optimiser: optax.GradientTransformation  # the direction at rate 1; factors of parameter groups are inside
+    embed: Features  # variables, images, modality -> the retrieval feature that the original ranks
+    names: Names  # our parameters by the names of the original's PyTorch weights
+    maps: Callable[[Tree, Array, Array], Float[Array, "b p h w"]] | None = None  # where it looks, for people
+    pooled: Features | None = None  # the feature before the neck, for people
