@@ -108,7 +108,7 @@ def get_config(argument: str | None = None):
     config.ablation.seeds = 3  # each training is repeated with so many seeds, from config.seed
     if "quick" in words:
         t = config.train
-        t.epochs, t.warmup = round(t.epochs / 3), max(1, round(t.warmup / 3))
+        t.epochs, t.warmup = max(2, round(t.epochs / 3)), max(1, round(t.warmup / 3))
         t.milestones = tuple(round(epoch / 3) for epoch in t.milestones)
     return config
 

@@ -9,20 +9,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 
+from saai_jax import train
 from saai_jax.checkpoint import CheckpointError, Checkpoints, digest, refuse_other_run, write_config
-from saai_jax.models.saai import SAAI
-from saai_jax.state import adam_l2, initial_variables, new_state
-from tests.test_train import MODEL
+from saai_jax.systems import saai
+from tests.test_train import SIZE, SYSTEM
+
+
+@struct.dataclass
+class OldState:
+    """Fields of a state of version 0.1.0 before it had systems."""
+
+    params: dict
+    batch_stats: dict
 
 
 @pytest.fixture(scope="module")
 def variables():
-    return initial_variables(MODEL, 32, 16, seed=0)
+    return train.initial_state(SYSTEM, seed=0).variables
 
 
 def fresh(variables, step: int = 0):
-    state = new_state(jax.tree.map(jnp.copy, variables), adam_l2(0))
+    collections = jax.tree.map(jnp.copy, variables)
+    state = train.new_state(SYSTEM, collections.pop("params"), collections)
     return state.replace(step=jnp.int32(step), params=jax.tree.map(lambda x: x + step, state.params))
 
 
@@ -111,9 +121,7 @@ def test_best_without_scores_is_an_error(variables, tmp_path):
 def test_a_state_of_another_model_is_refused(variables, tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, fresh(variables), {})
-    other = new_state(
-        initial_variables(SAAI(5, parts=3, stages=(1, 1), width=4, bottleneck=False), 32, 16, seed=0), adam_l2(0)
-    )
+    other = train.initial_state(saai.build(**SIZE | {"identities": 5}), seed=0)
     with pytest.raises(CheckpointError, match="cannot be read as this configuration's model: .*shape"):
         checkpoints.restore(other)
     checkpoints.close()
@@ -121,13 +129,28 @@ def test_a_state_of_another_model_is_refused(variables, tmp_path):
 
 def test_a_changed_configuration_is_refused_by_key(tmp_path):
     file = tmp_path / "config.json"
-    write_config(file, {"train": {"epochs": 3}, "data": {"root": "a", "size": (1, 2)}})
-    refuse_other_run(file, {"train": {"epochs": 3}, "data": {"root": "b", "size": (1, 2)}}, ["data.root"])
+    write_config(file, {"system": "saai", "train": {"epochs": 3}, "data": {"root": "a", "size": (1, 2)}})
+    refuse_other_run(
+        file, {"system": "saai", "train": {"epochs": 3}, "data": {"root": "b", "size": (1, 2)}}, ["data.root"]
+    )
     with pytest.raises(CheckpointError, match=r"train.epochs was 3 and is 4"):
-        refuse_other_run(file, {"train": {"epochs": 4}, "data": {"root": "b", "size": (1, 2)}}, ["data.root"])
+        refuse_other_run(
+            file, {"system": "saai", "train": {"epochs": 4}, "data": {"root": "b", "size": (1, 2)}}, ["data.root"]
+        )
     file.write_text("{")
     with pytest.raises(CheckpointError, match="config.json: the configuration of a run cannot be read"):
         refuse_other_run(file, {}, [])
+
+
+def test_a_run_of_before_there_were_systems_is_refused(variables, tmp_path):
+    write_config(file := tmp_path / "config.json", {"train": {"epochs": 3}})
+    with pytest.raises(CheckpointError, match=r"config\.json was written by saai-jax before it had systems"):
+        refuse_other_run(file, {"system": "saai"}, [])
+    checkpoints = Checkpoints(tmp_path / "old")
+    checkpoints.save(3, OldState({"w": jnp.zeros(2)}, {"mean": jnp.zeros(2)}), {})
+    checkpoints.close()
+    with pytest.raises(CheckpointError, match="step 3 was written by saai-jax before it had systems.*train again"):
+        Checkpoints(tmp_path / "old").restore(fresh(variables))
 
 
 def test_a_damaged_description_is_never_passed_over_for_the_best(variables, saved, tmp_path):

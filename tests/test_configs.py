@@ -4,9 +4,12 @@ import importlib
 import re
 from pathlib import Path
 
+import jax
 import pytest
 
 from configs import common
+from modes.building import system_of
+from saai_jax.models import cpu
 
 FILES = ("sysu", "regdb", "llcm", "synthetic")
 
@@ -23,8 +26,8 @@ def leaves(c, prefix: str = "") -> dict:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_file_gives_the_fields_of_common_and_no_others(name):
-    assert leaves(config(name)).keys() == leaves(common.get_config()).keys()
+def test_every_file_gives_the_same_fields(name):
+    assert leaves(config(name)).keys() == leaves(config("sysu")).keys() > leaves(common.fields(name)).keys()
     assert leaves(config(name, "released")) == leaves(config(name))
 
 
@@ -59,7 +62,59 @@ def test_validate_trains_on_fewer_identities_and_keeps_the_best():
 
 
 def test_an_unknown_word_is_refused_with_a_suggestion():
-    with pytest.raises(ValueError, match=r"unknown preset 'papers'; known are released, paper.*Did you mean 'paper'"):
+    with pytest.raises(ValueError, match=r"unknown preset 'papers'; known are saai, .*paper.*Did you mean 'paper'"):
         config("regdb", "papers")
-    with pytest.raises(ValueError, match="unknown preset 'xyzzy'; known are released"):
+    with pytest.raises(ValueError, match="Did you mean 'baseline'"):
+        config("sysu", "multishot,baselin")
+    with pytest.raises(ValueError, match="unknown preset 'xyzzy'; known are saai"):
         config("synthetic", "tiny,xyzzy")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_baseline_of_table_3_is_one_word(name):
+    """Stripes, a single neck, L_id alone; everything else is SAAI's, whatever other words there are."""
+    saai, baseline = leaves(config(name, "saai")), leaves(config(name, "baseline"))
+    changed = {key: baseline[key] for key in saai if saai[key] != baseline[key]}
+    assert changed == {
+        "model.pooling": "stripes",
+        "model.parts": 6,
+        "model.neck": "single",
+        "loss.separation": 0.0,
+        "loss.diversity": 0.0,
+    }
+    assert leaves(config(name, "baseline,paper"))["loss.diversity"] == 0.0
+    assert leaves(config(name)) == saai
+
+
+@pytest.mark.parametrize("words", ["released,paper", "saai,baseline"])
+def test_words_that_exclude_each_other_are_refused(words):
+    first, second = words.split(",")
+    with pytest.raises(ValueError, match=f"'{first}' and '{second}' exclude each other"):
+        config("sysu", words)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("words", ["", "paper", "baseline"])
+def test_every_configuration_can_be_built(name, words):
+    """Its fields are the keywords of the system's build."""
+    c = config(name, words)
+    system = system_of(c, 5)
+    params, _ = jax.eval_shape(system.init, jax.random.key(0))
+    assert params["shared_classifier"]["kernel"].shape[1] == 5
+    assert system_of(c, 5) is system  # or every mode of a run would compile it anew
+    c.system = "saia"
+    with pytest.raises(ValueError, match="system is 'saia', expected one of saai"):
+        system_of(c, 5)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_the_forms_of_convolutions_are_chosen_for_the_platform(monkeypatch, platform):
+    used = []
+    for name in ("convolution", "narrow_convolution"):
+        form = getattr(cpu, name)
+        monkeypatch.setattr(cpu, name, lambda *a, f=form, n=name, **k: used.append(n) or f(*a, **k))
+    for c, expected in ((config("sysu"), "convolution"), (config("synthetic"), "narrow_convolution")):
+        used.clear()
+        c.data.height += 16  # no system that is built already
+        jax.eval_shape(system_of(c, 5, platform).init, jax.random.key(0))
+        assert used[:1] == ([expected] if platform == "cpu" else [])

@@ -8,17 +8,17 @@ import pytest
 from saai_jax import parallel, train
 from saai_jax.checkpoint import Checkpoints
 from saai_jax.log import MetricsLog, read_metrics
-from saai_jax.models.saai import SAAI, feature_map
-from saai_jax.state import adam_l2, initial_variables, new_state
+from saai_jax.systems import saai
 
-MODEL = SAAI(4, parts=3, stages=(1, 1), width=4, bottleneck=False)
-RECIPE = train.Recipe(pad=2)
+SIZE = {"identities": 4, "size": (32, 16), "parts": 3, "stages": (1, 1), "width": 4, "bottleneck": False, "pad": 2}
+SYSTEM = saai.build(**SIZE, teacher_rate=0.2)
 STEPS = 6
+DECAY = 5e-4
 
 
 @pytest.fixture(scope="module")
 def variables():
-    return initial_variables(MODEL, 32, 16, seed=0)
+    return train.initial_state(SYSTEM, seed=0).variables
 
 
 def batch(step: int) -> dict[str, np.ndarray]:
@@ -32,7 +32,8 @@ def batch(step: int) -> dict[str, np.ndarray]:
 
 
 def fresh(variables):
-    return new_state(jax.tree.map(jnp.copy, variables), adam_l2(RECIPE.weight_decay))
+    collections = jax.tree.map(jnp.copy, variables)
+    return train.new_state(SYSTEM, collections.pop("params"), collections)
 
 
 def equal(a, b) -> bool:
@@ -51,17 +52,13 @@ def run(state, folder, *, stop: int = STEPS, make=batch, devices: int = 1, until
             (make(step) for step in range(start, stop)),
             epoch,
             train.learning_rate(epoch, base=1e-2, warmup=2, milestones=(2,), decay=0.1),
-            train.teacher_rate(epoch, base=0.2),
-            model=MODEL,
-            recipe=RECIPE,
+            SYSTEM,
             seed=0,
             mesh=parallel.batch_mesh(jax.devices()[:devices]),
             checkpoints=checkpoints,
             log=log,
-            log_every=1,
-            save_every=1,
+            every=train.Every(log=1, save=1, validate=1),
             validate=lambda variables: {"map": float(jnp.abs(variables["params"]["neck"]["scale"]).mean())},
-            validate_every=1,
             stop=until,
             **how,
         )
@@ -69,44 +66,37 @@ def run(state, folder, *, stop: int = STEPS, make=batch, devices: int = 1, until
     return state
 
 
-def test_update_is_adam_with_coupled_l2_and_a_teacher_that_moves_first(variables):
+def test_update_is_adam_with_coupled_l2_and_means_that_move_first(variables):
     """Three steps against Kingma & Ba's Algorithm 1 in float64, fed with the gradients of the loss."""
-    state = fresh(variables)
-    gradient = jax.jit(jax.grad(train.loss_terms, has_aux=True), static_argnames=("model", "recipe"))
-    step = jax.jit(train.update, static_argnames=("model", "recipe"))
+    state, key, epoch = fresh(variables), jax.random.key(0), jnp.int32(0)
+    gradient = jax.jit(jax.grad(SYSTEM.loss, has_aux=True))
+    step = jax.jit(train.update, static_argnames="system")
     flat = lambda tree: np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)])  # noqa: E731
     weights, m, v = flat(state.params), 0.0, 0.0
-    mean = np.asarray(state.teacher["visible"], np.float64)
+    mean = np.asarray(state.collections["mean_classifiers"]["visible"]["kernel"], np.float64)
     for t in (1, 2, 3):
         b = batch(t)
-        image = jnp.asarray(b["image"], jnp.float32) / 255
+        b["image"] = jnp.asarray(b["image"], jnp.float32) / 255
         classifier = np.asarray(state.params["visible_classifier"]["kernel"], np.float64)
-        mean = 0.7 * mean + 0.3 * classifier
-        teacher = {
-            name: 0.7 * state.teacher[name] + 0.3 * state.params[f"{name}_classifier"]["kernel"]
-            for name in ("visible", "infrared")
-        }
-        arguments = (image, b["identity"], b["modality"])
-        g = flat(
-            gradient(state.params, state.batch_stats, teacher, *arguments, model=MODEL, recipe=RECIPE)[0]
-        ) + RECIPE.weight_decay * flat(state.params)
+        mean = 0.8 * mean + 0.2 * classifier
+        g = flat(gradient(state.params, state.collections, b, key, epoch)[0]) + DECAY * flat(state.params)
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
         weights = weights - 1e-3 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
-        state, _ = step(state, *arguments, jnp.float32(1e-3), jnp.float32(0.3), model=MODEL, recipe=RECIPE)
+        state, _ = step(state, b, jnp.float32(1e-3), epoch, key, system=SYSTEM)
         # An entry whose gradient is rounding noise moves by an arbitrary sign: compare where it is not.
         clear = np.abs(g) > 1e-5
         np.testing.assert_allclose(flat(state.params)[clear], weights[clear], atol=1e-5)
         weights = flat(state.params)
-        np.testing.assert_allclose(state.teacher["visible"], mean, atol=1e-6)
+        np.testing.assert_allclose(state.collections["mean_classifiers"]["visible"]["kernel"], mean, atol=1e-6)
 
 
 def test_rates_are_the_released_schedule():
     epoch = np.arange(160)
     rate = train.learning_rate(epoch, base=1.0, warmup=10, milestones=(80, 120), decay=0.1)
     np.testing.assert_allclose(rate[[0, 4, 9, 10, 79, 80, 119, 120, 159]], [0.1, 0.5, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
-    follow = train.teacher_rate(epoch, base=0.02)
-    np.testing.assert_allclose(follow[:99], 0.02)
-    np.testing.assert_allclose(follow[[99, 159]], [0.02 * 100 / 101, 0.02 * 100 / 161])
+    moved = np.array([saai.mean_rate(e, 0.02) for e in epoch])
+    np.testing.assert_allclose(moved[:99], 0.02, rtol=1e-6)
+    np.testing.assert_allclose(moved[[99, 159]], [0.02 * 100 / 101, 0.02 * 100 / 161], rtol=1e-6)
 
 
 def test_a_stopped_run_continues_bit_for_bit(variables, tmp_path):
@@ -153,7 +143,7 @@ def test_a_step_that_is_not_finite_can_be_left_out(variables, tmp_path):
     before = run(fresh(variables), tmp_path / "before", stop=NAN - 1)
     step = int(before.step)
     after, metrics = train.train_step(
-        jax.tree.map(jnp.copy, before), poisoned(step), 0.1, 0.1, jax.random.key(0), model=MODEL, recipe=RECIPE
+        jax.tree.map(jnp.copy, before), poisoned(step), 0.1, jnp.int32(0), jax.random.key(0), system=SYSTEM
     )
     assert not metrics["finite"]
     assert int(after.step) == step + 1
@@ -189,56 +179,38 @@ def test_devices_share_a_batch_and_agree_with_one(variables, tmp_path):
     one, eight = (run(fresh(variables), tmp_path / str(n), devices=n) for n in (1, 8))
     assert len(jax.tree.leaves(eight.params)[0].sharding.device_set) == 8
     assert all(x.is_fully_replicated for x in jax.tree.leaves(eight))
-    for name in ("params", "batch_stats", "teacher"):
-        for a, b in zip(jax.tree.leaves(getattr(one, name)), jax.tree.leaves(getattr(eight, name)), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-5)
+    for a, b in zip(jax.tree.leaves(one.variables), jax.tree.leaves(eight.variables), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
     a, b = (read_metrics(tmp_path / n / "metrics.jsonl")[0] for n in "18")
     np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-6)
 
 
 def test_a_batch_that_cannot_be_spread_is_refused():
     mesh = parallel.batch_mesh(jax.devices()[:3])
-    parallel.check_divides(9, mesh, 0)
-    parallel.check_divides(12, mesh, 4)
+    parallel.check_divides(9, mesh)
     with pytest.raises(ValueError, match="a batch of 8 images cannot be spread evenly over 3 devices"):
-        parallel.check_divides(8, mesh, 0)
-    for parts in (2, -1):
-        with pytest.raises(ValueError, match=f"recompute is {parts}, expected .* the 3 images of a device"):
-            parallel.check_divides(9, mesh, parts)
+        parallel.check_divides(8, mesh)
 
 
 def test_one_program_serves_every_step(variables):
     state, key = fresh(variables), jax.random.key(0)
     before = train.train_step._cache_size()
     for step in range(3):
-        state, _ = train.train_step(state, batch(step), 0.1, 0.1, key, model=MODEL, recipe=RECIPE)
+        state, _ = train.train_step(state, batch(step), 0.1, jnp.int32(step), key, system=SYSTEM)
     assert train.train_step._cache_size() - before <= 1
-
-
-@pytest.mark.parametrize(
-    ("pooling", "size", "message"),
-    [("prototypes", (6, 8), "smaller than the backbone's stride"), ("stripes", (16, 16), "too small for 3 parts")],
-)
-def test_images_too_small_for_the_model_are_refused(pooling, size, message):
-    with pytest.raises(ValueError, match=message):
-        feature_map(MODEL.clone(pooling=pooling), *size)
-
-
-def test_the_feature_map_is_that_of_the_backbone(variables):
-    rows, columns = feature_map(MODEL.clone(stages=(1, 1, 1, 1)), 288, 144)
-    assert (rows, columns) == (18, 9)
 
 
 def test_bfloat16_computes_convolutions_alone(variables):
     """Weights, statistics, features and losses stay float32, and the loss is that of float32 to bf16's digits."""
     state, b = fresh(variables), batch(0)
-    step = jax.jit(train.update, static_argnames=("model", "recipe"))
+    b["image"] = jnp.asarray(b["image"], jnp.float32) / 255
     losses = {}
-    for dtype in (jnp.float32, jnp.bfloat16):
-        arguments = (jnp.asarray(b["image"], jnp.float32) / 255, b["identity"], b["modality"], 1e-3, 0.1)
-        after, metrics = step(state, *arguments, model=MODEL.clone(dtype=jnp.dtype(dtype)), recipe=RECIPE)
+    for dtype in ("float32", "bfloat16"):
+        system = saai.build(**SIZE, dtype=dtype)
+        step = jax.jit(train.update, static_argnames="system")
+        after, metrics = step(state, b, 1e-3, jnp.int32(0), jax.random.key(0), system=system)
         losses[dtype] = float(metrics["loss"])
         floats = [x.dtype for x in jax.tree.leaves(after) if jnp.issubdtype(x.dtype, jnp.floating)]
         assert set(floats) == {jnp.dtype(jnp.float32)}
-    np.testing.assert_allclose(losses[jnp.bfloat16], losses[jnp.float32], rtol=0.02)
-    assert losses[jnp.bfloat16] != losses[jnp.float32]
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.02)
+    assert losses["bfloat16"] != losses["float32"]

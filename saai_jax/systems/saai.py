@@ -28,13 +28,13 @@ class Output(NamedTuple):
     """What the network gives for a batch, float32.
 
     feature f[b d]: before the neck. embedding f[b d]: after it, the retrieval feature.
-    similarity f[b p h w]: of part i to a position, before the sigmoid (Eq. 1); p = 0 without prototypes.
+    similarity f[b p n]: of part i to position n, before the sigmoid (Eq. 1); p = 0 without prototypes.
     shared, visible, infrared f[b k]: logits of the three classifiers.
     """
 
     feature: Float[Array, "b d"]
     embedding: Float[Array, "b d"]
-    similarity: Float[Array, "b p h w"]
+    similarity: Float[Array, "b p n"]
     shared: Float[Array, "b k"]
     visible: Float[Array, "b k"]
     infrared: Float[Array, "b k"]
@@ -57,11 +57,10 @@ class Network(nn.Module):
     def __call__(self, image: Float[Array, "b h w 3"], modality: Int[Array, b], train: bool) -> Output:
         x = cast(Any, self.backbone)(image, train)
         b, h, w, _ = x.shape
-        similarity, feature = jnp.zeros((b, 0, h, w)), x.mean((1, 2))
+        similarity, feature = jnp.zeros((b, 0, h * w)), x.mean((1, 2))
         if self.pooling == "prototypes":
             parts, similarity = heads.Safl(self.parts, self.aggregate_position, name="safl")(x)
             feature = jnp.concatenate([parts.reshape(b, -1), feature], 1)
-            similarity = similarity.reshape(b, -1, h, w)
         elif self.pooling == "stripes":
             feature = jnp.concatenate([heads.stripes(x, self.parts).reshape(b, -1), feature], 1)
         feature = feature.astype(jnp.float32)  # the neck's statistics, the losses and rankings need float32
@@ -178,13 +177,12 @@ def build(
         own = jnp.where(visible, output.visible, output.infrared)
         of_means = {m: jnp.matmul(output.embedding, mean["kernel"]) for m, mean in means.items()}
         other_mean = jnp.where(visible, of_means["infrared"], of_means["visible"])
-        maps = output.similarity.reshape(*output.similarity.shape[:2], -1)
         terms = {
             "shared": identity.shared_identity(output.shared, person),
             "specific": identity.specific_identity(own, person, modality),
             "mutual": identity.mutual_identity(own, other_mean, modality, variant=mutual_variant),
             "separation": centre_separation(output.feature, person, rho1=rho1, rho2=rho2),
-            "diversity": part_diversity(maps, variant=diversity_variant),
+            "diversity": part_diversity(output.similarity, variant=diversity_variant),
         }
         weight = {"separation": separation, "diversity": diversity}
         total = functools.reduce(jnp.add, [weight.get(name, 1.0) * term for name, term in terms.items()])
@@ -193,6 +191,10 @@ def build(
     def output_of(variables: Tree, image: Array, modality: Array) -> Output:
         return cast(Output, network.apply(variables, image, modality, train=False))
 
+    def maps(variables: Tree, image: Array, modality: Array) -> Array:
+        """How much each position belongs to each part, in [0, 1] (Eq. 1)."""
+        return nn.sigmoid(output_of(variables, image, modality).similarity).reshape(-1, parts, rows, columns)
+
     return System(
         init,
         augmented,
@@ -200,6 +202,6 @@ def build(
         optimisers.adam_l2(weight_decay),
         embed=lambda *images: output_of(*images).embedding,
         names=names_of(neck),
-        maps=(lambda *images: nn.sigmoid(output_of(*images).similarity)) if pooling == "prototypes" else None,
+        maps=maps if pooling == "prototypes" else None,
         pooled=lambda *images: output_of(*images).feature,
     )

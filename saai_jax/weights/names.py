@@ -26,8 +26,9 @@ class Names:
 
     table: (pattern of our module's path, torch's module, or those of a tuple: our arrays are theirs, stacked).
     leaves: torch's names of our arrays beside LEAVES. ignored: patterns of tensors that no network of ours has use for.
-    zeros: tensors that are zero in every release, where ours has none. copies: a tensor that may be missing, and which
-    it then equals. imagenet: (pattern of tensors of torchvision's ResNet, prefixes of those that start as they do).
+    zeros: tensors that are zero in every release, where ours has none. copies: tensors that may be missing, if all of
+    them are, and which they then equal. imagenet: (pattern of tensors of
+    torchvision's ResNet, prefixes of those that start as they do).
     """
 
     table: Sequence[tuple[str, str | tuple[str, ...]]]
@@ -97,8 +98,8 @@ def from_torch(tensors: Mapping[str, np.ndarray], system: System, variables: Map
                 given |= dict.fromkeys(new, given.pop(name))
         of_backbone = lambda name, p, at: name.startswith(at) and p.fullmatch(name.removeprefix(at))  # noqa: E731
         needed = {name for name in slots if any(of_backbone(name, *start) for start in starts)}
-    else:
-        given |= {new: given[old] for new, old in names.copies.items() if new in slots and new not in given}
+    elif not any(new in given for new in names.copies):
+        given |= {new: given[old] for new, old in names.copies.items() if new in slots and old in given}
     unknown, shapes, nonzero = [], [], []
     for name, array in given.items():
         if name in names.zeros:

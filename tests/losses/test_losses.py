@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from saai_jax import losses
+from saai_jax.losses import centres, common, identity
+from saai_jax.losses.diversity import part_diversity
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "kernels.npz")
 B, K, D = 12, 5, 6
@@ -77,10 +78,10 @@ def slow_diversity(similarity, variant):
     return -mean(total)
 
 
-specific = jax.jit(losses.specific_identity)
-mutual = jax.jit(losses.mutual_identity, static_argnames="variant")
-centre = jax.jit(losses.centre_separation)
-diversity = jax.jit(losses.part_diversity, static_argnames="variant")
+specific = jax.jit(identity.specific_identity)
+mutual = jax.jit(identity.mutual_identity, static_argnames="variant")
+centre = jax.jit(centres.centre_separation)
+diversity = jax.jit(part_diversity, static_argnames="variant")
 both = pytest.mark.parametrize("variant", ["released", "paper"])
 
 
@@ -88,7 +89,7 @@ both = pytest.mark.parametrize("variant", ["released", "paper"])
 @given(SEEDS)
 def test_identity_losses_are_the_loops(seed):
     logits, y, modality = normal(seed, B, K, scale=3), identities(seed), identities(seed + 1, 2)
-    np.testing.assert_allclose(losses.shared_identity(logits, y), slow_shared(logits, y), rtol=1e-5)
+    np.testing.assert_allclose(identity.shared_identity(logits, y), slow_shared(logits, y), rtol=1e-5)
     np.testing.assert_allclose(specific(logits, y, modality), slow_specific(logits, y, modality), rtol=1e-5)
 
 
@@ -104,9 +105,9 @@ def test_mutual_identity_is_the_loop(variant, seed):
 def test_logits_of_any_size_give_finite_losses():
     logits = np.float32([[1e4, -1e4, 0], [0, 1e4, -1e4]])
     y, modality = np.array([1, 1]), np.array([0, 1])
-    assert float(losses.shared_identity(logits, y)) == 1e4  # (2e4 + 0) / 2
+    assert float(identity.shared_identity(logits, y)) == 1e4  # (2e4 + 0) / 2
     for variant in ("released", "paper"):
-        value, gradient = jax.value_and_grad(losses.mutual_identity)(logits, -logits, modality, variant=variant)
+        value, gradient = jax.value_and_grad(identity.mutual_identity)(logits, -logits, modality, variant=variant)
         assert np.isfinite(value)
         assert np.isfinite(gradient).all()
 
@@ -114,11 +115,11 @@ def test_logits_of_any_size_give_finite_losses():
 def test_modality_losses_ignore_an_absent_modality_and_its_gradient_is_finite():
     own, other, y = normal(0, B, K), normal(1, B, K), identities(0)
     for modality in (np.zeros(B, int), np.ones(B, int)):
-        value, gradient = jax.value_and_grad(losses.specific_identity)(own, y, modality)
+        value, gradient = jax.value_and_grad(identity.specific_identity)(own, y, modality)
         np.testing.assert_allclose(value, slow_shared(own, y), rtol=1e-5)
         assert np.isfinite(gradient).all()
         assert np.abs(gradient).max() > 0
-        value, gradient = jax.value_and_grad(losses.mutual_identity)(own, other, modality, variant="paper")
+        value, gradient = jax.value_and_grad(identity.mutual_identity)(own, other, modality, variant="paper")
         np.testing.assert_allclose(value, slow_mutual(own, other, modality, "paper"), rtol=1e-5)
         assert np.isfinite(gradient).all()
 
@@ -126,16 +127,18 @@ def test_modality_losses_ignore_an_absent_modality_and_its_gradient_is_finite():
 @both
 def test_the_mean_classifiers_get_no_gradient_and_are_the_minimum(variant):
     own, other = normal(0, B, K), normal(1, B, K)
-    to_own, to_other = jax.grad(losses.mutual_identity, (0, 1))(own, other, MODALITY, variant=variant)
+    to_own, to_other = jax.grad(identity.mutual_identity, (0, 1))(own, other, MODALITY, variant=variant)
     assert np.abs(to_own).max() > 1e-3
     np.testing.assert_array_equal(to_other, 0)
-    at_target = jax.grad(losses.mutual_identity)(other, other, MODALITY, variant=variant)
+    at_target = jax.grad(identity.mutual_identity)(other, other, MODALITY, variant=variant)
     np.testing.assert_allclose(at_target, 0, atol=1e-7)
 
 
 def test_printed_mutual_gradient_is_twice_the_released_one_when_balanced():
     own, other, modality = normal(2, B, K), normal(3, B, K), np.arange(B) % 2
-    released, paper = (jax.grad(losses.mutual_identity)(own, other, modality, variant=v) for v in ("released", "paper"))
+    released, paper = (
+        jax.grad(identity.mutual_identity)(own, other, modality, variant=v) for v in ("released", "paper")
+    )
     np.testing.assert_allclose(paper, 2 * released, atol=1e-6)
 
 
@@ -159,7 +162,7 @@ def test_centre_separation_takes_any_order_of_rows_and_any_names(seed):
 
 def test_centre_separation_is_the_released_one():
     feature, y = GOLDEN["cs/features"], GOLDEN["cs/identity"]
-    value, gradient = jax.value_and_grad(losses.centre_separation)(feature, y, rho1=0.01, rho2=7.0)
+    value, gradient = jax.value_and_grad(centres.centre_separation)(feature, y, rho1=0.01, rho2=7.0)
     np.testing.assert_allclose(value, GOLDEN["cs/loss"], rtol=1e-5)
     np.testing.assert_allclose(gradient, GOLDEN["cs/gradient"], rtol=1e-4, atol=1e-6)
     assert slow_centre(feature, y, 0, 7.0) - slow_centre(feature, y, 0, 0) > 0.1  # the second term is really there
@@ -187,7 +190,7 @@ def test_near_centres_far_from_the_origin_keep_their_distance(seed):
 )
 def test_centre_separation_has_a_finite_gradient_where_a_distance_is_zero(feature, y):
     feature = jnp.asarray(feature, jnp.float32)
-    value, gradient = jax.value_and_grad(losses.centre_separation)(feature, y, rho1=0.0, rho2=0.7)
+    value, gradient = jax.value_and_grad(centres.centre_separation)(feature, y, rho1=0.0, rho2=0.7)
     # Distances of equal centres come from a Gram matrix: float32 leaves some 1e-3 of them.
     np.testing.assert_allclose(value, slow_centre(feature, y, 0.0, 0.7), atol=3e-3)
     assert np.isfinite(gradient).all()
@@ -206,14 +209,14 @@ def test_part_diversity_is_the_loop(variant, seed):
 def test_part_diversity_with_equal_prototypes_or_one(variant):
     similarity = normal(0, 2, 3, 10)
     similarity[:, 1] = similarity[:, 0]
-    value, gradient = jax.value_and_grad(losses.part_diversity)(similarity, variant=variant)
+    value, gradient = jax.value_and_grad(part_diversity)(similarity, variant=variant)
     np.testing.assert_allclose(value, slow_diversity(similarity, variant), rtol=1e-5)
     assert np.isfinite(gradient).all()
     assert np.abs(gradient[:, 2]).min() > 0
     same = np.repeat(similarity[:, :1], 3, 1)
-    np.testing.assert_array_equal(jax.grad(losses.part_diversity)(same, variant=variant), 0)
-    assert losses.part_diversity(similarity[:, :1], variant=variant) == 0
-    assert losses.part_diversity(similarity[:, :0], variant=variant) == 0
+    np.testing.assert_array_equal(jax.grad(part_diversity)(same, variant=variant), 0)
+    assert part_diversity(similarity[:, :1], variant=variant) == 0
+    assert part_diversity(similarity[:, :0], variant=variant) == 0
 
 
 def test_gradients_are_the_numerical_ones():
@@ -223,19 +226,19 @@ def test_gradients_are_the_numerical_ones():
     def check(loss, at):
         check_grads(loss, (at,), 1, modes=["rev"], atol=1e-2, rtol=1e-2, eps=1e-2)
 
-    check(lambda x: losses.shared_identity(x, y), logits)
-    check(lambda x: losses.specific_identity(x, y, MODALITY), logits)
-    check(lambda x: losses.centre_separation(x, y, rho1=0.01, rho2=20.0), feature)
+    check(lambda x: identity.shared_identity(x, y), logits)
+    check(lambda x: identity.specific_identity(x, y, MODALITY), logits)
+    check(lambda x: centres.centre_separation(x, y, rho1=0.01, rho2=20.0), feature)
     for variant in ("released", "paper"):
-        check(lambda x, v=variant: losses.mutual_identity(x, other, MODALITY, variant=v), logits)
-        check(lambda x, v=variant: losses.part_diversity(x, variant=v), similarity)
+        check(lambda x, v=variant: identity.mutual_identity(x, other, MODALITY, variant=v), logits)
+        check(lambda x, v=variant: part_diversity(x, variant=v), similarity)
 
 
 def test_safe_sqrt_and_masked_mean():
-    value, gradient = jax.vmap(jax.value_and_grad(losses.safe_sqrt))(jnp.array([4.0, 0.0, -1.0]))
+    value, gradient = jax.vmap(jax.value_and_grad(common.safe_sqrt))(jnp.array([4.0, 0.0, -1.0]))
     np.testing.assert_array_equal(value, [2, 0, 0])
     np.testing.assert_array_equal(gradient, [0.25, 0, 0])
     x, mask = jnp.array([1.0, 3.0, jnp.inf]), jnp.array([True, True, False])
-    assert losses.masked_mean(x, mask) == 2  # what is masked does not matter, not even infinity
-    assert losses.masked_mean(x, ~mask) == jnp.inf
-    assert losses.masked_mean(x, mask & False) == 0
+    assert common.masked_mean(x, mask) == 2  # what is masked does not matter, not even infinity
+    assert common.masked_mean(x, ~mask) == jnp.inf
+    assert common.masked_mean(x, mask & False) == 0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from configs import ablation as plans
+from configs import synthetic
 from saai_jax import affinity
 from saai_jax.features.store import Features, FeaturesError, save
 from saai_jax.ranking import ablation, results
@@ -194,11 +195,12 @@ def test_a_study_is_written(tmp_path):
 def test_the_studies_are_the_papers_and_share_their_runs():
     config = plans.get_config().lock()  # as the command line gives it
     plan = plans.plan(config)
-    assert list(plan) == list(plans.STUDIES) == list(plans.TITLES)
+    assert list(plan) == list(plans.STUDIES)
+    assert [*plans.STUDIES, *plans.INFERENCES] == list(plans.TITLES) == plans.named(config)
     runs = plans.ordered(plan)
-    assert len(runs) == 3 * 22
+    assert len(runs) == 3 * 23
     assert len({run.folder for run in runs}) == len(runs)
-    assert [run.config.seed for run in runs] == [seed for seed in (0, 1, 2) for _ in range(22)]
+    assert [run.config.seed for run in runs] == [seed for seed in (0, 1, 2) for _ in range(23)]
     everything = {run.folder: run for points in plan.values() for seeds in points.values() for run in seeds}
     for run in runs:  # one folder, one configuration
         assert run.config.to_json() == everything[run.folder].config.to_json()
@@ -210,7 +212,9 @@ def test_the_studies_are_the_papers_and_share_their_runs():
         "separation": 0.0,
         "diversity": 0.0,
     }
-    assert plan["pooling"]["stripes, L_id (baseline)"][0].config.model.pooling == "stripes"
+    baseline = plan["pooling"]["baseline: stripes, one neck, L_id"][0].config
+    one_word = synthetic.get_config("baseline")
+    assert (baseline.model, baseline.loss, baseline.train) == (one_word.model, one_word.loss, one_word.train)
 
 
 def test_what_is_changed_is_counted_from_the_configuration():
@@ -222,7 +226,22 @@ def test_what_is_changed_is_counted_from_the_configuration():
     ]
 
 
+@pytest.mark.parametrize("name", ["sysu", "regdb", "llcm"])
+def test_a_word_names_the_data_set(name):
+    config = plans.get_config(f"{name},losses,k1")
+    assert (config.dataset, config.data.root, config.data.synthetic) == (name, f"data/{name}", "")
+    assert config.train.epochs == 160
+    runs = plans.ordered(plans.plan(config))
+    assert len(runs) == 3 * 4
+    assert {run.config.dataset for run in runs} == {name}
+    assert plans.get_config(f"{name},losses,quick").train.milestones == (27, 40)
+    assert plans.get_config("sysu,multishot,losses").eval.shots == "multi"
+
+
 def test_words():
+    assert plans.get_config("synthetic,regdb,tiny").data.synthetic == "tiny"
+    with pytest.raises(ValueError, match="unknown preset 'tiny'.*Studies are pooling"):
+        plans.get_config("sysu,tiny")
     config = plans.get_config("losses,quick,tiny,parts")
     assert config.ablation.studies == "losses,parts"
     assert config.data.synthetic == "tiny"

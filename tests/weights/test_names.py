@@ -1,10 +1,17 @@
 """The map to torch's names, on a narrow model; the files themselves are test_pth.py's."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
 
-from saai_jax.weights.names import WeightsError, from_torch, to_torch_names
+from saai_jax.systems.saai import names_of
+from saai_jax.weights.names import from_torch, identities_of, to_torch
+from saai_jax.weights.pth import WeightsError
+
+SYSTEM = types.SimpleNamespace(names=names_of("dual"))  # all that the map needs of a system
+SINGLE = types.SimpleNamespace(names=names_of("single"))
 
 
 def norm(width):
@@ -16,13 +23,14 @@ def model(mam=True):
     stem, stem_stats = norm(3)
     block, block_stats = norm(4)
     backbone = {
-        "conv1": {"kernel": np.zeros((7, 7, 3, 3))},
-        "bn1": stem,
-        "layer1_0": {
-            "conv2": {"kernel": np.zeros((3, 3, 2, 4))},
-            "bn2": block,
-            "downsample_conv": {"kernel": np.zeros((1, 1, 3, 4))},
-            "downsample_bn": block,
+        "stem": {"conv1": {"kernel": np.zeros((7, 7, 3, 3))}, "bn1": stem},
+        "layer1": {
+            "block0": {
+                "conv2": {"kernel": np.zeros((3, 3, 2, 4))},
+                "bn2": block,
+                "downsample_conv": {"kernel": np.zeros((1, 1, 3, 4))},
+                "downsample_bn": block,
+            },
         },
     }
     if mam:
@@ -33,9 +41,10 @@ def model(mam=True):
     variables = {
         "params": {"backbone": backbone, "safl": safl, "neck": {"scale": np.zeros((2, 6))}, **heads},
         "batch_stats": {
-            "backbone": {"bn1": stem_stats, "layer1_0": layer_stats},
+            "backbone": {"stem": {"bn1": stem_stats}, "layer1": {"block0": layer_stats}},
             "neck": {"mean": np.zeros((2, 6)), "var": np.zeros((2, 6))},
         },
+        "mean_classifiers": {name: {"kernel": np.zeros((6, 5))} for name in ("visible", "infrared")},
     }
     return jax.tree.map(lambda x: np.asarray(x, np.float32), variables)
 
@@ -67,18 +76,21 @@ def checkpoint(mam=True):
 @pytest.mark.parametrize("mam", [True, False])
 def test_from_torch_and_back(mam):
     state, variables = checkpoint(mam), model(mam)
-    loaded = from_torch(state, variables)
-    params, stats = loaded.variables["params"], loaded.variables["batch_stats"]
-    assert jax.tree.structure(loaded.variables) == jax.tree.structure(variables)
+    assert identities_of(state) == 5
+    loaded = from_torch(state, SYSTEM, variables)
+    params, stats = loaded["params"], loaded["batch_stats"]
+    assert jax.tree.structure(loaded) == jax.tree.structure(variables)
     assert not any(x.any() for x in jax.tree.leaves(variables)), "the given variables were written to"
     conv = state["backbone.layer1.0.conv2.weight"]
-    np.testing.assert_array_equal(params["backbone"]["layer1_0"]["conv2"]["kernel"][2, 1, 1, 3], conv[3, 1, 2, 1])
+    np.testing.assert_array_equal(
+        params["backbone"]["layer1"]["block0"]["conv2"]["kernel"][2, 1, 1, 3], conv[3, 1, 2, 1]
+    )
     np.testing.assert_array_equal(params["neck"]["scale"][1], state["bn_neck.bn_neck_i.weight"])
     np.testing.assert_array_equal(stats["neck"]["var"][0], state["bn_neck.bn_neck_v.running_var"])
     np.testing.assert_array_equal(params["shared_classifier"]["kernel"], state["classifier.weight"].T)
-    assert loaded.teacher is not None
-    np.testing.assert_array_equal(loaded.teacher["infrared"], state["infrared_classifier_.weight"].T)
-    back = to_torch_names(*loaded)
+    means = loaded["mean_classifiers"]
+    np.testing.assert_array_equal(means["infrared"]["kernel"], state["infrared_classifier_.weight"].T)
+    back = to_torch(SYSTEM, loaded)
     assert set(back) == {n for n in state if "tracked" not in n and not (n.startswith("bn_neck") and "bias" in n)}
     for name, array in back.items():
         np.testing.assert_array_equal(array, state[name], err_msg=name)
@@ -91,7 +103,7 @@ def test_from_torch_reports_everything_at_once():
     state["classifier.weight"] = state["classifier.weight"][:4]
     del state["attn_pool.part_tokens"], state["visible_classifier_.weight"]
     with pytest.raises(WeightsError) as error:
-        from_torch(state, model())
+        from_torch(state, SYSTEM, model())
     for line in (
         "1 not in the model: backbone.surprise.weight",
         "2 missing in the file: attn_pool.part_tokens, visible_classifier_.weight",
@@ -100,29 +112,46 @@ def test_from_torch_reports_everything_at_once():
     ):
         assert line in str(error.value)
     with pytest.raises(WeightsError, match=r"not in the model: backbone\.MAM4"):
-        from_torch(checkpoint(), model(mam=False))
+        from_torch(checkpoint(), SYSTEM, model(mam=False))
 
 
-def test_without_ema_classifiers_there_is_no_teacher():
+def test_without_mean_classifiers_they_are_the_classifiers():
     state = {name: array for name, array in checkpoint().items() if not name.endswith("_classifier_.weight")}
-    assert from_torch(state, model()).teacher is None
+    loaded = from_torch(state, SYSTEM, model())
+    for name in ("visible", "infrared"):
+        np.testing.assert_array_equal(
+            loaded["mean_classifiers"][name]["kernel"], loaded["params"][f"{name}_classifier"]["kernel"]
+        )
 
 
-def test_partial_fills_the_backbone_alone():
+def test_a_single_neck_has_a_name_of_its_own():
+    state, variables = checkpoint(), model()
+    for leaf in ("weight", "bias", "running_mean", "running_var"):
+        state[f"bn_neck.{leaf}"] = state.pop(f"bn_neck.bn_neck_v.{leaf}")
+        del state[f"bn_neck.bn_neck_i.{leaf}"]
+    for tree in (variables["params"]["neck"], variables["batch_stats"]["neck"]):
+        tree |= {name: array[:1] for name, array in tree.items()}
+    loaded = from_torch(state, SINGLE, variables)
+    np.testing.assert_array_equal(loaded["params"]["neck"]["scale"], state["bn_neck.weight"][None])
+    with pytest.raises(WeightsError, match=r"missing in the file: bn_neck\.bn_neck_i\.running_mean"):
+        from_torch(state, SYSTEM, model())
+
+
+def test_an_imagenet_resnet_fills_the_backbone_alone():
     state = {n.removeprefix("backbone."): a for n, a in checkpoint(mam=False).items() if n.startswith("backbone.")}
     state |= {"fc.weight": np.zeros((1000, 8), np.float32), "fc.bias": np.zeros(1000, np.float32)}
     variables = jax.tree.map(lambda x: x + 5, model())
-    filled, teacher = from_torch(state, variables, partial=True)
-    assert teacher is None
-    np.testing.assert_array_equal(filled["params"]["backbone"]["bn1"]["scale"], state["bn1.weight"])
+    assert identities_of(state) is None
+    filled = from_torch(state, SYSTEM, variables)
+    np.testing.assert_array_equal(filled["params"]["backbone"]["stem"]["bn1"]["scale"], state["bn1.weight"])
     for untouched in ("mam4", "safl", "neck"):
         tree = filled["params"]["backbone"] if untouched == "mam4" else filled["params"]
         assert all((x == 5).all() for x in jax.tree.leaves(tree[untouched]))
     del state["layer1.0.bn2.running_var"]
     with pytest.raises(WeightsError, match=r"1 missing in the file: backbone\.layer1\.0\.bn2\.running_var"):
-        from_torch(state, variables, partial=True)
+        from_torch(state, SYSTEM, variables)
 
 
-def test_to_torch_names_refuses_unknown_arrays():
+def test_to_torch_refuses_unknown_arrays():
     with pytest.raises(WeightsError, match="params/extra/kernel"):
-        to_torch_names({"params": {"extra": {"kernel": np.zeros((2, 2))}}})
+        to_torch(SYSTEM, {"params": {"extra": {"kernel": np.zeros((2, 2))}}})
