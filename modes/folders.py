@@ -16,6 +16,7 @@ from modes.building import embed_batches, inferences_of, trained
 from saai_jax import affinity, features
 from saai_jax.models.saai import SAAI
 from saai_jax.ranking import search
+from saai_jax.report.pictures import search_lists
 
 FLAGS = flags.FLAGS
 
@@ -64,5 +65,5 @@ def mode_search(config: ConfigDict, workdir: str) -> None:
         search.write_csv(f"{file}.csv", found, query.path, gallery.path)
         shown = affinity.Nearest(found.index[rows], found.distance[rows])
         of = own_pictures.decoded(FLAGS.gallery, Index(*gallery[-1:], *gallery[1:-1]), shown.index, *size)
-        search.lists_figure(images, of, shown, query.path[rows]).savefig(f"{file}.png", dpi=120)
+        search_lists(images, of, shown, query.path[rows]).savefig(f"{file}.png", dpi=120)
         logging.info("wrote %s.csv and %s.png", file, file)

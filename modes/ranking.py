@@ -6,6 +6,8 @@ import functools
 import os
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags, logging
 from ml_collections import ConfigDict
@@ -14,11 +16,12 @@ from input_pipeline import custom
 from input_pipeline.index import Index, Setting
 from modes.building import COSINE, Inference, embed, inferences, largest, settings_of, source_of, trained
 from saai_jax import features, parallel
+from saai_jax.augment import normalise
 from saai_jax.features import read
 from saai_jax.log import progress, read_metrics
-from saai_jax.models.saai import SAAI
+from saai_jax.models.saai import SAAI, feature_map
 from saai_jax.ranking import comparison, evaluate, results
-from saai_jax.report import pictures, report
+from saai_jax.report import charts, lists, pictures
 
 FLAGS = flags.FLAGS
 
@@ -80,16 +83,35 @@ def draw_pictures(
     if not parallel.primary():
         return
     source, file = source_of(config), functools.partial(os.path.join, workdir)
-    query, gallery = setting.trials[0]
-    shown, load = report.examples(index.identity, query, gallery), functools.partial(source.pictures, index, "test")
-    valid = setting.valid(index.identity[shown], index.camera[shown], index.identity[gallery], index.camera[gallery])
-    methods = {name: how.distance for name, how in inferences(config, setting).items()}
-    report.ranked_lists(file("ranked.png"), load, embedding, index.identity, shown, (query, gallery), valid, methods)
+    query, gallery = trial = setting.trials[0]
+    shown, load = lists.examples(index.identity, query, gallery), functools.partial(source.pictures, index, "test")
+    images = features.Features(embedding, index.identity, index.camera, index.modality, index.path)
+    valid = setting.valid(index.identity[query], index.camera[query], index.identity[gallery], index.camera[gallery])
+    found = {
+        name: lists.ranked(
+            images, trial, valid, shown, how.distance, how.parameters, unique_identities=setting.unique_identities
+        )
+        for name, how in inferences(config, setting).items()
+    }
+    lists.figure(load, index.identity, shown, found).savefig(file("ranked.png"), dpi=150)
     if model.pooling == "prototypes":
         names = [f"identity {index.identity[r]}, camera {index.camera[r]}" for r in shown]
-        report.attention_maps(file("attention.png"), load, model, variables, shown, index.modality[shown], names)
+        attention = pictures.apply(looks(model, variables)["maps"], load, shown, index.modality[shown])
+        pictures.attention_maps(load(shown), attention, names).savefig(file("attention.png"), dpi=150)
     if os.path.exists(file("metrics.jsonl")):
-        pictures.curves(read_metrics(file("metrics.jsonl")), file("curves.png"))
+        charts.training(read_metrics(file("metrics.jsonl"))).savefig(file("curves.png"), dpi=120)
+
+
+def looks(model: SAAI, variables: dict) -> dict:
+    """What the report asks of a network: maps f32[b p h w] and before f32[b d], of images u8[b h w 3], modality."""
+
+    @jax.jit
+    def outputs(variables, image, modality):
+        output = model.apply(variables, normalise(image.astype(jnp.float32) / 255), modality, train=False)
+        rows, columns = feature_map(model, *image.shape[1:3])
+        return output.attention.reshape(*output.attention.shape[:2], rows, columns), output.feature
+
+    return {"maps": lambda *of: outputs(variables, *of)[0], "before": lambda *of: outputs(variables, *of)[1]}
 
 
 def evaluated(config: ConfigDict, workdir: str) -> tuple[Index, SAAI, dict, np.ndarray, list[Setting]]:

@@ -9,10 +9,10 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from modes.building import inferences, largest, source_of
-from modes.ranking import evaluated, rank, read_features
+from modes.ranking import evaluated, looks, rank, read_features
 from saai_jax import features
 from saai_jax.ranking import results
-from saai_jax.report import projection, report
+from saai_jax.report import lists, page, pictures, projection
 
 FLAGS = flags.FLAGS
 
@@ -31,19 +31,17 @@ def mode_report(config: ConfigDict, workdir: str) -> None:
     setting = largest(settings)
     query, gallery = trial = setting.trials[0]
     if not FLAGS.features:
-        rows, mapped = (
-            report.examples(index.identity, query, gallery),
-            projection.people(index.identity, index.modality),
-        )
-        feature = report.before_neck(load, model, variables, mapped, index.modality[mapped], config.eval.batch)
+        rows = lists.examples(index.identity, query, gallery)
+        mapped, of = projection.people(index.identity, index.modality), looks(model, variables)
+        feature = pictures.apply(of["before"], load, mapped, index.modality[mapped], config.eval.batch)
         shown = {"pictures": load, "shown": rows, "mapped": mapped, "feature": feature}
         if model.pooling == "prototypes":
-            shown["attention"] = report.attention(load, model, variables, rows, index.modality[rows])
+            shown["attention"] = pictures.apply(of["maps"], load, rows, index.modality[rows])
     every = config.copy_and_resolve_references()
     every.inference = "cosine,sim,k_reciprocal,aim"
     methods = {name: (how.distance, how.parameters) for name, how in inferences(every, setting).items()}
     rules = index.identity[query], index.camera[query], index.identity[gallery], index.camera[gallery]
-    report.write_page(
+    page.write_page(
         file,
         results.read(os.path.join(workdir, "results.json")),
         features.Features(embedding, index.identity, index.camera, index.modality, index.path),

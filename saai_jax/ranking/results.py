@@ -16,7 +16,15 @@ import numpy as np
 from saai_jax.files import atomic_write, load_json
 from saai_jax.ranking.statistics import bootstrap_interval
 
-METRICS = ("rank1", "rank5", "rank10", "rank20", "map", "minp")
+HEADINGS = {
+    "rank1": "rank-1",
+    "rank5": "rank-5",
+    "rank10": "rank-10",
+    "rank20": "rank-20",
+    "map": "mAP",
+    "minp": "mINP",
+}
+METRICS = tuple(HEADINGS)
 COUNTS = ("queries", "gallery")
 PER_QUERY = {"rank1": "rank1", "map": "ap", "minp": "inp"}  # the mean over the queries, and what of each query
 LABELS = ("dataset", "protocol", "direction", "shots", "inference")
