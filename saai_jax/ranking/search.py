@@ -40,17 +40,14 @@ def write_csv(file: str | os.PathLike, nearest: Nearest, query: Sequence[str], g
     query, gallery: the paths of the rows that were searched. Whole or not at all. Raises ValueError if they do not
     fit the results.
     """
-    _fitting(nearest, len(query), len(gallery))
+    index, distance = nearest
+    if len(index) != len(query) or index.shape != distance.shape:
+        raise ValueError(f"results are of {len(index)} queries, and {len(query)} paths were given")
+    if index.size and not 0 <= index.min() <= index.max() < len(gallery):
+        raise ValueError(f"results name gallery row {index.max()}, and {len(gallery)} paths were given")
     with atomic_write(file) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
         lines = csv.writer(stream)
         lines.writerow(HEADER)
-        for path, index, distance in zip(query, *nearest, strict=True):
-            for rank, (row, value) in enumerate(zip(index, distance, strict=True), 1):
+        for path, rows, values in zip(query, index, distance, strict=True):
+            for rank, (row, value) in enumerate(zip(rows, values, strict=True), 1):
                 lines.writerow((path, rank, gallery[row], f"{value:.6f}"))
-
-
-def _fitting(nearest: Nearest, queries: int, images: int) -> None:
-    if len(nearest.index) != queries or nearest.index.shape != nearest.distance.shape:
-        raise ValueError(f"results are of {len(nearest.index)} queries, and {queries} paths were given")
-    if nearest.index.size and not 0 <= nearest.index.min() <= nearest.index.max() < images:
-        raise ValueError(f"results name gallery row {nearest.index.max()}, and {images} paths were given")

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
 
 BLOCK = 2**21  # numbers drawn at once
 
@@ -35,6 +34,8 @@ def bootstrap_interval(
     nothing about others. Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; groups: Field and
     Welsh, Bootstrapping clustered data, 2007.
     """
+    from scipy import stats  # takes a second that only who asks for an interval should wait
+
     total, count = _totals(values, groups)
     if len(total) < 2:
         raise ValueError("an interval needs at least two values, and two groups if there are groups; there is one")
@@ -65,6 +66,8 @@ def paired_test(
     never 0. With k groups no p-value is below 2 ** (1 - k). Raises ValueError for values that are not finite and
     lengths that differ. Fisher, The Design of Experiments, 1935; Phipson and Smyth, 2010, for the 1.
     """
+    from scipy import stats
+
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape:
         raise ValueError(f"a has shape {a.shape} and b {b.shape}, expected one value of each for every query")

@@ -151,7 +151,7 @@ def test_a_screen_reader_is_told_what_a_tab_is(opened):
     nodes = opened.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     found = []
     for node in nodes:
-        properties = {p["name"]: p["value"]["value"] for p in node.get("properties", [])}
+        properties = {p["name"]: p["value"].get("value") for p in node.get("properties", [])}
         if not node["ignored"] and "expanded" in properties:
             found.append((node["name"]["value"], properties["expanded"], properties.get("focusable")))
     methods = [("cosine", True, True), ("SIM", False, True), ("k-reciprocal", False, True), ("AIM", False, True)]
