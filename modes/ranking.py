@@ -93,7 +93,7 @@ def draw_pictures(
         )
         for name, how in inferences(config, setting).items()
     }
-    lists.figure(load, index.identity, shown, found).savefig(file("ranked.png"), dpi=150)
+    lists.figure(load, shown, found).savefig(file("ranked.png"), dpi=150)
     if model.pooling == "prototypes":
         names = [f"identity {index.identity[r]}, camera {index.camera[r]}" for r in shown]
         attention = pictures.apply(looks(model, variables)["maps"], load, shown, index.modality[shown])

@@ -55,13 +55,6 @@ def load_or_make(file: str | os.PathLike, *commands: Sequence[str]) -> Features:
     return load(file)
 
 
-def score(features: Features, setting: Setting, inference: Inference) -> list[dict[str, Any]]:
-    """Each trial's metrics in percent. Raises as `evaluate.score_trials`, which it is."""
-    rules = {"unique_identities": setting.unique_identities, "together": inference.together}
-    images = features.embedding, features.identity, features.camera
-    return evaluate.score_trials(*images, setting.trials, setting.valid, inference.distance, **rules)
-
-
 def study(
     features: Mapping[str, Features], settings: Sequence[Setting], inferences: Mapping[Label, Inference]
 ) -> list[Point]:
@@ -79,7 +72,9 @@ def study(
     for name, kept, label, inference, setting in progress(plans, total=len(plans), description="study"):
         label = f"{name}, {label}" if len(features) > 1 else label
         series = _series(setting.protocol, setting.direction, setting.shots)
-        points.append(_point(label, series, score(kept, setting, inference), ddof=0))
+        of = kept.embedding, kept.identity, kept.camera, setting.trials, setting.valid, inference.distance
+        rules = {"unique_identities": setting.unique_identities, "together": inference.together}
+        points.append(_point(label, series, evaluate.score_trials(*of, **rules), ddof=0))
     return points
 
 

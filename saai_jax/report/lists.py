@@ -25,8 +25,9 @@ Trial = tuple[np.ndarray, np.ndarray]  # query rows i[q] and gallery rows i[g] o
 class Ranked(NamedTuple):
     """The trial under one method; of the k queries to show the scores and the first images.
 
-    curve: the CMC in percent. row i[k 10]: rows of the features; distance f[k 10]; skipped bool[k 10]: by the protocol,
-    they keep their place, so that a reader sees what the rule took away.
+    curve: the CMC in percent. row i[k 10]: rows of the features; distance f[k 10]; kind str[k 10]: right, wrong, or
+    skipped by the protocol, which keeps its place, so that a reader sees what the rule took away; rank i[k 10]: among
+    those that are not skipped, 0 for one that is.
     """
 
     parameters: Mapping[str, Any]
@@ -34,16 +35,21 @@ class Ranked(NamedTuple):
     curve: Float[np.ndarray, c]
     row: Int[np.ndarray, "k 10"]
     distance: Float[np.ndarray, "k 10"]
-    skipped: Bool[np.ndarray, "k 10"]
+    kind: np.ndarray
+    rank: Int[np.ndarray, "k 10"]
 
 
 class Moves(NamedTuple):
-    """For AIM's results: place by cosine i[k 10], 0 if skipped; correction f[k 10]; rows i[k 10 t] and their terms."""
+    """For AIM's results: place by cosine i[k 10], 0 if skipped; correction f[k 10]; rows i[k 10 t] and their terms.
+
+    right bool[k 10 t]: which of these rows show the queried person.
+    """
 
     place: Int[np.ndarray, "k 10"]
     correction: Float[np.ndarray, "k 10"]
     row: Int[np.ndarray, "k 10 t"]
     term: Float[np.ndarray, "k 10 t"]
+    right: Bool[np.ndarray, "k 10 t"]
 
 
 def examples(
@@ -73,9 +79,13 @@ def ranked(
     rank = found.identity_rank if unique_identities else found.rank
     places = len(np.unique(images.identity[gallery])) if unique_identities else len(gallery)
     curve = 100 * cmc(rank, min(LONGEST, places))
-    order, skipped = evaluate.nearest(matrix[place], valid[place], TOP)
-    near = np.take_along_axis(np.asarray(matrix[place]), order, 1)
-    return Ranked(parameters, RankMetrics(*(of[place] for of in found)), curve, gallery[order], near, skipped)
+    matrix = np.asarray(matrix)[place]
+    order = np.argsort(matrix, axis=1, kind="stable")[:, :TOP]
+    near, skipped = np.take_along_axis(matrix, order, 1), ~np.take_along_axis(valid[place], order, 1)
+    right = images.identity[gallery[order]] == images.identity[shown][:, None]
+    kind = np.where(skipped, "skipped", np.where(right, "right", "wrong"))
+    rank = np.where(skipped, 0, np.cumsum(~skipped, axis=1))
+    return Ranked(parameters, RankMetrics(*(of[place] for of in found)), curve, gallery[order], near, kind, rank)
 
 
 def moves(
@@ -94,17 +104,16 @@ def moves(
     counted = np.cumsum(np.take_along_axis(valid[place], order, 1), axis=1)
     plain = np.empty_like(counted)
     np.put_along_axis(plain, order, counted, 1)
-    plain = np.where(aim.skipped, 0, np.take_along_axis(plain, column, 1))
-    return Moves(plain, terms.sum(2), gallery[most], np.take_along_axis(terms, most, 2))
+    plain = np.where(aim.rank == 0, 0, np.take_along_axis(plain, column, 1))
+    right = images.identity[gallery[most]] == images.identity[shown][:, None, None]
+    return Moves(plain, terms.sum(2), gallery[most], np.take_along_axis(terms, most, 2), right)
 
 
-def figure(
-    pictures: Pictures, identity: Int[np.ndarray, n], shown: Int[np.ndarray, k], methods: Mapping[str, Ranked]
-) -> Figure:
+def figure(pictures: Pictures, shown: Int[np.ndarray, k], methods: Mapping[str, Ranked]) -> Figure:
     """The lists of the queries `shown` under every method, as pictures."""
-    row, skipped = (np.stack([getattr(r, key) for r in methods.values()]) for key in ("row", "skipped"))
-    correct = identity[row] == identity[shown][:, None]
-    return ranked_lists(pictures(shown), pictures(row), correct, skipped, [NAMES.get(name, name) for name in methods])
+    row, kind = (np.stack([getattr(of, key) for of in methods.values()]) for key in ("row", "kind"))
+    names = [NAMES.get(name, name) for name in methods]
+    return ranked_lists(pictures(shown), pictures(row), kind == "right", kind == "skipped", names)
 
 
 def _places(rows: Int[np.ndarray, n], chosen: Int[np.ndarray, "*k"]) -> Int[np.ndarray, "*k"]:

@@ -6,6 +6,7 @@ page.html.jinja is its layout and escapes everything that comes from here; page.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +23,7 @@ from saai_jax.features.store import Features
 from saai_jax.files import atomic_write
 from saai_jax.ranking import evaluate, results
 from saai_jax.report import charts, lists, pairs, projection
-from saai_jax.report.lists import NAMES, Moves, Ranked
+from saai_jax.report.lists import NAMES, Ranked
 from saai_jax.report.pictures import Pictures, attention_maps, jpeg, overlay, thumbnails
 
 HERE = Path(__file__).parent
@@ -74,10 +75,14 @@ def write_page(
         name: lists.ranked(images, trial, valid, shown, *how, unique_identities=unique_identities)
         for name, how in methods.items()
     }
+    large = thumbnails(pictures, np.concatenate([shown, *(of.row.ravel() for of in ranked.values())]), HEIGHT)
     moves = lists.moves(images, trial, valid, shown, ranked["aim"]) if "aim" in ranked else None
+    small = thumbnails(pictures, np.union1d(ranked["aim"].row, moves.row), SMALL) if moves else {}
     if pictures is not None:
-        charts.save(lists.figure(pictures, images.identity, shown, ranked), folder, "ranked")
-    compared, rows = np.flatnonzero(np.isin(images.identity, images.identity[query])), document["rows"]
+        charts.save(lists.figure(pictures, shown, ranked), folder, "ranked")
+    compared = np.flatnonzero(np.isin(images.identity, images.identity[query]))
+    about_mapped = f"{len(mapped)} images of {len(np.unique(images.identity[mapped]))} identities"
+    rows = document["rows"]
     made = {"command": document.get("command"), "commit": document.get("commit")} | (document.get("versions") or {})
     style = (HERE / "page.css").read_text(encoding="utf-8")
     text = TEMPLATES.get_template("page.html.jinja").render(
@@ -93,15 +98,17 @@ def write_page(
         curves=list(_curves(rows, ranked, setting, folder)),
         compared=len(compared),
         distances=list(_distances(images, compared, folder)),
-        mapped=f"{len(mapped)} images of {len(np.unique(images.identity[mapped]))} identities",
-        maps=list(_maps(images, mapped, feature, folder)),
+        mapped=about_mapped,
+        maps=list(_maps(images, mapped, feature, about_mapped, folder)),
         before_is_known=feature is not None,
         pictured=pictures is not None,
-        methods=list(methods),
-        queries=_queries(images, shown, ranked, moves, pictures),
-        attention=[]
-        if attention is None or pictures is None
-        else _attention(images, shown, attention, pictures, folder),
+        names=NAMES,
+        shown=shown,
+        ranked=ranked,
+        moves=moves,
+        large=functools.partial(_picture, images, large),
+        small=functools.partial(_picture, images, small),
+        attention=_attention(images, shown, attention, pictures, folder),
         made={key: " ".join(value) if isinstance(value, list) else value for key, value in made.items() if value},
     )
     # A file name that is no Unicode has no other way into the page.
@@ -127,7 +134,8 @@ def _curves(
     found: dict[str, dict[str, np.ndarray]] = {}
     for row in rows:
         if row.get("cmc") is not None:
-            group, name = found.setdefault(_setting_of(row), {}), NAMES.get(row["inference"], row["inference"])
+            group = found.setdefault(_setting_of(row), {})
+            name = NAMES.get(str(row["inference"]), str(row["inference"]))
             parameters = ", ".join(f"{key}={value}" for key, value in row["parameters"].items())
             group[name if name not in group else f"{name} ({parameters})"] = np.asarray(row["cmc"])[:50]
     found = found or {setting: {NAMES.get(name, name): of.curve for name, of in ranked.items()}}
@@ -157,76 +165,33 @@ def _distances(images: Features, rows: Int[np.ndarray, n], folder: Path) -> Iter
 
 
 def _maps(
-    images: Features, rows: Int[np.ndarray, m], before: Float[np.ndarray, "m d"] | None, folder: Path
+    images: Features, rows: Int[np.ndarray, m], before: Float[np.ndarray, "m d"] | None, about: str, folder: Path
 ) -> Iterable[dict[str, str]]:
     """t-SNE of the images of `rows`, before the neck (None: not known) and after it; nothing of too few images."""
-    identity, modality = images.identity[rows], images.modality[rows]
-    about = f"{len(rows)} images of {len(np.unique(identity))} identities"
     for name, feature in (("before", before), ("after", images.embedding[rows])):
         if feature is not None and len(rows) >= projection.LEAST:
-            figure = charts.feature_map(projection.tsne(feature), identity, modality, f"{name} the neck")
-            alt = f"t-SNE map of the features {name} the neck: {about}, coloured by identity; "
-            alt += "circles visible, triangles infrared"
-            yield _chart(figure, folder, f"tsne-{name}", alt, f"Features {name} the neck: {about}.")
+            points, title = projection.tsne(feature), f"{name} the neck"
+            figure = charts.feature_map(points, images.identity[rows], images.modality[rows], title)
+            alt = (
+                f"t-SNE map of the features {title}: {about}, coloured by identity; circles visible, triangles infrared"
+            )
+            yield _chart(figure, folder, f"tsne-{name}", alt, f"Features {title}: {about}.")
 
 
-def _picture(images: Features, row: int, jpegs: Mapping[int, bytes]) -> dict[str, Any]:
+def _picture(images: Features, jpegs: Mapping[int, bytes], row: int) -> dict[str, Any]:
     """Who an image shows and how it was taken, its path, and a JPEG, None where there are only features."""
     words = f"identity {images.identity[row]}, camera {images.camera[row]}, {MODALITIES[int(images.modality[row])]}"
     return {"words": words, "path": str(images.path[row]), "jpeg": jpegs.get(int(row))}
 
 
-def _queries(
-    images: Features,
-    shown: Int[np.ndarray, k],
-    ranked: Mapping[str, Ranked],
-    moves: Moves | None,
-    pictures: Pictures | None,
-) -> list[dict[str, Any]]:
-    """Every query with its first images under each method, and AIM's with what moved them."""
-    rows = np.unique(np.concatenate([shown, *(of.row.ravel() for of in ranked.values())]))
-    large = thumbnails(pictures, rows, HEIGHT)
-    small = thumbnails(pictures, np.union1d(ranked["aim"].row, moves.row) if moves else rows[:0], SMALL)
-
-    def kind(k: int, row: int) -> str:
-        return "right" if images.identity[row] == images.identity[shown[k]] else "wrong"
-
-    def result(k: int, i: int, rank: int, of: Ranked, name: str) -> dict[str, Any]:
-        row, skipped = of.row[k, i], of.skipped[k, i]
-        made = {"picture": _picture(images, row, large), "distance": of.distance[k, i]}
-        made |= {"kind": "skipped" if skipped else kind(k, row), "rank": 0 if skipped else rank}
-        if moves and name == "aim":
-            made |= {
-                "small": _picture(images, row, small),
-                "place": moves.place[k, i],
-                "correction": moves.correction[k, i],
-            }
-            by = zip(moves.row[k, i], moves.term[k, i], strict=True)
-            made["by"] = [{"picture": _picture(images, r, small), "kind": kind(k, r), "term": term} for r, term in by]
-        return made
-
-    def method(k: int, name: str, of: Ranked) -> dict[str, Any]:
-        ranks = np.cumsum(~of.skipped[k])
-        made = {"name": NAMES.get(name, name), "parameters": of.parameters, "moved": bool(moves) and name == "aim"}
-        made |= {
-            "precision": of.metrics.average_precision[k],
-            "first": of.metrics.rank[k],
-            "matched": of.metrics.matched[k],
-        }
-        return made | {"results": [result(k, i, rank, of, name) for i, rank in enumerate(ranks)]}
-
-    return [
-        {"picture": _picture(images, row, large), "methods": [method(k, *item) for item in ranked.items()]}
-        for k, row in enumerate(shown)
-    ]
-
-
 def _attention(
-    images: Features, shown: Int[np.ndarray, k], attention: np.ndarray, pictures: Pictures, folder: Path
+    images: Features, shown: Int[np.ndarray, k], attention: np.ndarray | None, pictures: Pictures | None, folder: Path
 ) -> list[dict[str, Any]]:
-    """The pictures of the queries, each with its attention maps laid over it."""
+    """The pictures of the queries, each with its attention maps laid over it; none if either is not known."""
+    if attention is None or pictures is None:
+        return []
     loaded, large = pictures(shown), thumbnails(pictures, shown, HEIGHT)
-    made = [_picture(images, row, large) for row in shown]
+    made = [_picture(images, large, row) for row in shown]
     charts.save(attention_maps(loaded, attention, [picture["words"] for picture in made]), folder, "attention")
     drawn = [[overlay(image, part) for part in maps] for image, maps in zip(loaded, attention, strict=True)]
     overlays = [[{"jpeg": jpeg(over, HEIGHT), "range": span} for over, span in maps] for maps in drawn]

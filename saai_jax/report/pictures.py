@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Sequence
 
 import matplotlib
@@ -111,8 +112,9 @@ def overlay(
 
 def thumbnails(pictures: Pictures | None, rows: Int[np.ndarray, n], height: int) -> dict[int, bytes]:
     """JPEGs of the pictures of `rows`, no higher than `height` pixels, by row; none without pictures."""
-    if pictures is None or not len(rows):
+    if pictures is None:
         return {}
+    rows = np.unique(rows)
     return {int(row): jpeg(image, height) for row, image in zip(rows, pictures(rows), strict=True)}
 
 
@@ -149,7 +151,7 @@ def _sheet(
     figure = Figure(figsize=(inches, inches * len(sheet) / wide))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    for r, c in np.ndindex(rows, columns):
+    for r, c in itertools.product(range(rows), range(columns)):
         y, x = r * row + head, c * column + 2 * frame + (gap if c else 0)
         if not c and titles[r]:
             axes.text(x - 0.5, y - frame - 2 * point, plain(titles[r]), ha="left", va="bottom", fontsize=9)
