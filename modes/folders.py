@@ -15,6 +15,7 @@ from input_pipeline.index import Index
 from modes.building import embed_batches, inferences_of, trained
 from saai_jax import affinity, features
 from saai_jax.ranking import search as ranked
+from saai_jax.report.pictures import search_lists
 from saai_jax.systems.system import System, Tree
 
 
@@ -79,7 +80,7 @@ def search(
         ranked.write_csv(f"{file}.csv", found, asked.path, listed.path)
         shown = affinity.Nearest(found.index[rows], found.distance[rows])
         of = _pictures(config, gallery, listed, shown.index)
-        ranked.lists_figure(images, of, shown, asked.path[rows]).savefig(f"{file}.png", dpi=120)
+        search_lists(images, of, shown, asked.path[rows]).savefig(f"{file}.png", dpi=120)
         logging.info("wrote %s.csv and %s.png", file, file)
 
 

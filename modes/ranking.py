@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -18,7 +19,7 @@ from saai_jax import features, parallel
 from saai_jax.features import read
 from saai_jax.log import progress, read_metrics
 from saai_jax.ranking import comparison, evaluate, results
-from saai_jax.report import pictures, report
+from saai_jax.report import charts, lists, pictures
 from saai_jax.systems.system import System, Tree
 
 
@@ -79,18 +80,31 @@ def draw_pictures(
     if not parallel.primary():
         return
     source, file = source_of(config), functools.partial(os.path.join, workdir)
-    query, gallery = setting.trials[0]
-    shown, load = report.examples(index.identity, query, gallery), functools.partial(source.pictures, index, "test")
-    valid = setting.valid(index.identity[shown], index.camera[shown], index.identity[gallery], index.camera[gallery])
-    methods = {name: how.distance for name, how in inferences(config, setting).items()}
-    report.ranked_lists(file("ranked.png"), load, embedding, index.identity, shown, (query, gallery), valid, methods)
+    query, gallery = trial = setting.trials[0]
+    shown, load = lists.examples(index.identity, query, gallery), functools.partial(source.pictures, index, "test")
+    images = features.Features(embedding, index.identity, index.camera, index.modality, index.path)
+    valid = setting.valid(index.identity[query], index.camera[query], index.identity[gallery], index.camera[gallery])
+    found = {
+        name: lists.ranked(
+            images, trial, valid, shown, how.distance, how.parameters, unique_identities=setting.unique_identities
+        )
+        for name, how in inferences(config, setting).items()
+    }
+    lists.figure(load, shown, found).savefig(file("ranked.png"), dpi=150)
     if system.maps:
         names = [f"identity {index.identity[r]}, camera {index.camera[r]}" for r in shown]
-        images = load(shown)
-        maps = np.asarray(evaluate.of_pixels(system.maps, variables, images, index.modality[shown]))
-        pictures.attention_maps(file("attention.png"), images, maps, names)
+        maps = looked_at(system.maps, variables, load, shown, index)
+        pictures.attention_maps(load(shown), maps, names).savefig(file("attention.png"), dpi=150)
     if os.path.exists(file("metrics.jsonl")):
-        pictures.curves(read_metrics(file("metrics.jsonl")), file("curves.png"))
+        charts.training(read_metrics(file("metrics.jsonl"))).savefig(file("curves.png"), dpi=120)
+
+
+def looked_at(
+    function: Callable[..., Any], variables: Tree, load: pictures.Pictures, rows: np.ndarray, index: Index
+) -> np.ndarray:
+    """What a system's maps or pooled gives for the pictures of some rows."""
+    of = functools.partial(evaluate.of_pixels, function, variables)
+    return pictures.apply(of, load, rows, index.modality[rows])
 
 
 def evaluated(config: ConfigDict, workdir: str) -> tuple[Index, System, Tree, np.ndarray, list[Setting]]:

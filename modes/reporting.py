@@ -6,16 +6,14 @@ import functools
 import os
 from collections.abc import Sequence
 
-import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
 from modes.building import inferences, largest, source_of
-from modes.ranking import evaluated, read_features, write_results
+from modes.ranking import evaluated, looked_at, read_features, write_results
 from saai_jax.features import Features
-from saai_jax.ranking import evaluate, results
-from saai_jax.report import projection
-from saai_jax.report import report as pages
+from saai_jax.ranking import results
+from saai_jax.report import lists, page, projection
 
 
 def report(
@@ -40,21 +38,18 @@ def report(
     query, gallery_rows = trial = setting.trials[0]
     if not features:
         load = functools.partial(source_of(config).pictures, index, "test")
-        rows = pages.examples(index.identity, query, gallery_rows)
+        rows = lists.examples(index.identity, query, gallery_rows)
         mapped = projection.people(index.identity, index.modality)
         shown = {"pictures": load, "shown": rows, "mapped": mapped}
         if system.pooled:
-            parts = (mapped[i : i + config.eval.batch] for i in range(0, len(mapped), config.eval.batch))
-            batches = ({"image": load(part), "modality": index.modality[part]} for part in parts)
-            shown["feature"] = evaluate.extract(system.pooled, variables, batches)
+            shown["feature"] = looked_at(system.pooled, variables, load, mapped, index)
         if system.maps:
-            maps = evaluate.of_pixels(system.maps, variables, load(rows), index.modality[rows])
-            shown["attention"] = np.asarray(maps)
+            shown["attention"] = looked_at(system.maps, variables, load, rows, index)
     every = config.copy_and_resolve_references()
     every.inference = "cosine,sim,k_reciprocal,aim"
     methods = {name: (how.distance, how.parameters) for name, how in inferences(every, setting).items()}
     rules = index.identity[query], index.camera[query], index.identity[gallery_rows], index.camera[gallery_rows]
-    pages.write_page(
+    page.write_page(
         file,
         results.read(os.path.join(workdir, "results.json")),
         Features(embedding, index.identity, index.camera, index.modality, index.path),

@@ -7,7 +7,7 @@ import numpy as np
 from saai_jax import affinity
 from saai_jax.features.store import Features
 from saai_jax.ranking import results
-from saai_jax.report import projection, report
+from saai_jax.report import lists, page, projection
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>$\\frac{"
 AIM = {"k1": 4, "k2": 2, "variant": "released"}
@@ -67,12 +67,12 @@ def write(file, *, full=True):
     (query, gallery), valid = trial(features)
     options = {}
     if full:
-        shown = report.examples(features.identity, query, gallery, 3)
+        shown = lists.examples(features.identity, query, gallery, 3)
         attention = np.random.default_rng(1).random((len(shown), 2, 6, 3)).astype(np.float32)
         mapped = projection.people(features.identity, features.modality)
         before = features.embedding[mapped] + 1
         options = dict(pictures=pictures, shown=shown, attention=attention, mapped=mapped, feature=before)
     options |= {"title": f"Report of {HOSTILE}", "setting": f"first trial of {HOSTILE}", "unique_identities": False}
     missing = {} if full else dict.fromkeys(("cmc", "interval", "identity_interval"))
-    report.write_page(file, document(**missing), features, (query, gallery), valid, METHODS, **options)
+    page.write_page(file, document(**missing), features, (query, gallery), valid, METHODS, **options)
     return file

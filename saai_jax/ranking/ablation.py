@@ -6,8 +6,8 @@ import functools
 import json
 import os
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -20,10 +20,11 @@ from saai_jax.losses.common import Variant
 from saai_jax.ranking import evaluate, results
 from saai_jax.ranking.evaluate import Distance, TrialDistances
 
-METRICS = {"rank1": "rank-1", "map": "mAP"}
+METRICS = {key: results.HEADINGS[key] for key in ("rank1", "map")}
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")  # Okabe and Ito's
 MARKERS = "os^Dvp*"
 Label = str | int | float
+Setting = Any  # an input_pipeline.index.Setting: its trials and rules decide the scores, its labels their name
 
 
 class Point(NamedTuple):
@@ -46,23 +47,6 @@ class Inference(NamedTuple):
     together: TrialDistances | None = None
 
 
-class Protocolled(Protocol):
-    """What of `input_pipeline.index.Setting` decides the scores and their name."""
-
-    @property
-    def protocol(self) -> str: ...
-    @property
-    def direction(self) -> str: ...
-    @property
-    def shots(self) -> str: ...
-    @property
-    def trials(self) -> Sequence[tuple[np.ndarray, np.ndarray]]: ...
-    @property
-    def valid(self) -> Callable[..., np.ndarray]: ...
-    @property
-    def unique_identities(self) -> bool: ...
-
-
 def load_or_make(file: str | os.PathLike, *commands: Sequence[str]) -> Features:
     """A features file, which the commands make first if it is not there. Raises CalledProcessError if one fails."""
     if not os.path.exists(file):
@@ -71,15 +55,8 @@ def load_or_make(file: str | os.PathLike, *commands: Sequence[str]) -> Features:
     return load(file)
 
 
-def score(features: Features, setting: Protocolled, inference: Inference) -> list[dict[str, Any]]:
-    """Each trial's metrics in percent. Raises as `evaluate.score_trials`, which it is."""
-    rules = {"unique_identities": setting.unique_identities, "together": inference.together}
-    images = features.embedding, features.identity, features.camera
-    return evaluate.score_trials(*images, setting.trials, setting.valid, inference.distance, **rules)
-
-
 def study(
-    features: Mapping[str, Features], settings: Sequence[Protocolled], inferences: Mapping[Label, Inference]
+    features: Mapping[str, Features], settings: Sequence[Setting], inferences: Mapping[Label, Inference]
 ) -> list[Point]:
     """Every inference on every set of features, in every setting; the deviations are those over the trials.
 
@@ -95,7 +72,9 @@ def study(
     for name, kept, label, inference, setting in progress(plans, total=len(plans), description="study"):
         label = f"{name}, {label}" if len(features) > 1 else label
         series = _series(setting.protocol, setting.direction, setting.shots)
-        points.append(_point(label, series, score(kept, setting, inference), ddof=0))
+        of = kept.embedding, kept.identity, kept.camera, setting.trials, setting.valid, inference.distance
+        rules = {"unique_identities": setting.unique_identities, "together": inference.together}
+        points.append(_point(label, series, evaluate.score_trials(*of, **rules), ddof=0))
     return points
 
 
@@ -196,12 +175,7 @@ def table(points: Sequence[Point], title: str) -> str:
     columns = [(series, key) for series in names for key in METRICS]
     lines = [[title, *(f"{names[series]}: {METRICS[key]}" for series, key in columns)]]
     lines += [[str(label), *(cells.get((label, *column), "") for column in columns)] for label in labels]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    rule = ["-" * width if not i else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    return "\n".join(
-        f"| {' | '.join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))} |"
-        for line in [lines[0], rule, *lines[1:]]
-    )
+    return results.aligned(lines, 1, markdown=True)
 
 
 def _cell(mean: float, std: float) -> str:
@@ -221,18 +195,11 @@ def chart(points: Sequence[Point], axis: str) -> Figure:
             mine = [p for p in points if p.series == series]
             # beside each other, or the bars of two series with the same mean would be one
             shift = (i - (len(names) - 1) / 2) * (0.04 if numeric else 0.12)
-            axes.errorbar(
-                [labels.index(p.label) + shift for p in mine],
-                [p.mean[key] for p in mine],
-                yerr=[0.0 if np.isnan(p.std[key]) else p.std[key] for p in mine],
-                color=COLOURS[i % len(COLOURS)],
-                marker=MARKERS[i % len(MARKERS)],
-                linestyle="-" if numeric else "none",
-                markersize=5,
-                linewidth=1.3,
-                capsize=2.5,
-                label=name,
-            )
+            x, y = [labels.index(p.label) + shift for p in mine], [p.mean[key] for p in mine]
+            bars = np.nan_to_num([p.std[key] for p in mine])
+            style = {"color": COLOURS[i % len(COLOURS)], "linestyle": "-" if numeric else "none", "linewidth": 1.3}
+            style |= {"marker": MARKERS[i % len(MARKERS)], "markersize": 5, "capsize": 2.5}
+            axes.errorbar(x, y, yerr=bars, label=name, **style)
         names_long = max(len(str(label)) for label in labels) > 12
         turned = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"} if names_long else {}
         axes.set_xticks(range(len(labels)), [str(label) for label in labels], **turned)

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from saai_jax.ranking.results import PER_QUERY, ResultsError, aligned
+from saai_jax.ranking.results import HEADINGS, PER_QUERY, ResultsError, aligned
 from saai_jax.ranking.statistics import bootstrap_interval, paired_test
 
 SETTING = ("dataset", "protocol", "direction", "shots")
-HEADINGS = {"rank1": "rank-1", "map": "mAP", "minp": "mINP"}
 LEVEL = 0.05
 Place = tuple[str, int, Mapping[str, Any]]  # file, number of the row in it, the row
 
@@ -47,12 +46,17 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> str:
     head = ["protocol", "direction", "shots", "first", "second", "metric"]
     lines = [[*head, "queries", "identities", "difference", "95 % interval", "p", ""]]
     for row in rows:
-        for key, name in HEADINGS.items():
+        for key in PER_QUERY:
             found = row[key]
             interval = "-" if found["interval"] is None else "{:+.2f} to {:+.2f}".format(*found["interval"])
             cells = [f"{found['difference']:+.2f}", interval, f"{found['p']:.4f}"]
             verdict = "could be chance" if found["p"] >= LEVEL else "hardly chance"
-            labels = [*(row[label] for label in SETTING[1:]), _called(row, "first"), _called(row, "second"), name]
+            labels = [
+                *(row[label] for label in SETTING[1:]),
+                _called(row, "first"),
+                _called(row, "second"),
+                HEADINGS[key],
+            ]
             lines.append([*labels, str(row["queries"]), str(row["identities"]), *cells, verdict])
     return aligned(lines, len(head))
 
@@ -67,10 +71,9 @@ def _called(row: Mapping[str, Any], side: str) -> str:
 
 
 def _settings(document: Mapping[str, Any], file: str) -> dict[tuple, list[Place]]:
-    rows = [(file, number, row) for number, row in enumerate(document["rows"])]
     found: dict[tuple, list[Place]] = {}
-    for place in rows:
-        found.setdefault(tuple(place[2][label] for label in SETTING), []).append(place)
+    for number, row in enumerate(document["rows"]):
+        found.setdefault(tuple(row[label] for label in SETTING), []).append((file, number, row))
     return found
 
 

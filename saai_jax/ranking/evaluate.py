@@ -94,22 +94,8 @@ def score_trials(
         precision, penalty = result.average_precision[found], result.inverse_negative_penalty[found]
         scores.append(
             {f"rank{k}": float(curve[k - 1]) for k in (1, 5, 10, 20)}
-            | {
-                "map": 100 * float(precision.mean(dtype=np.float64)),
-                "minp": 100 * float(penalty.mean(dtype=np.float64)),
-                "queries": len(precision),
-                "gallery": len(gallery),
-                "cmc": curve[:places].tolist(),
-                "per_query": {"query": query[found], "rank1": rank[found] == 0, "ap": precision, "inp": penalty},
-            }
+            | {key: 100 * float(x.mean(dtype=np.float64)) for key, x in (("map", precision), ("minp", penalty))}
+            | {"queries": len(precision), "gallery": len(gallery), "cmc": curve[:places].tolist()}
+            | {"per_query": {"query": query[found], "rank1": rank[found] == 0, "ap": precision, "inp": penalty}}
         )
     return scores
-
-
-def nearest(distance: Float[Array, "q g"], valid: np.ndarray, number: int) -> tuple[Int[np.ndarray, "q k"], np.ndarray]:
-    """The first k gallery columns of every query, i[q k], and which of them the protocol skips, bool[q k].
-
-    valid: bool[q g]. Skipped images keep their place, so that a reader sees what the rule took away.
-    """
-    order = np.argsort(np.asarray(distance), axis=1, kind="stable")[:, :number]
-    return order, ~np.take_along_axis(valid, order, 1)

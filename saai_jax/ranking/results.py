@@ -16,7 +16,15 @@ import numpy as np
 from saai_jax.files import atomic_write, load_json
 from saai_jax.ranking.statistics import bootstrap_interval
 
-METRICS = ("rank1", "rank5", "rank10", "rank20", "map", "minp")
+HEADINGS = {
+    "rank1": "rank-1",
+    "rank5": "rank-5",
+    "rank10": "rank-10",
+    "rank20": "rank-20",
+    "map": "mAP",
+    "minp": "mINP",
+}
+METRICS = tuple(HEADINGS)
 COUNTS = ("queries", "gallery")
 PER_QUERY = {"rank1": "rank1", "map": "ap", "minp": "inp"}  # the mean over the queries, and what of each query
 LABELS = ("dataset", "protocol", "direction", "shots", "inference")
@@ -61,20 +69,16 @@ def row(
         {key: (int if key in COUNTS else float)(trial[key]) for key in (*COUNTS, *METRICS)} for trial in per_trial
     ]
     mean = {key: float(np.mean([trial[key] for trial in trials])) for key in (*COUNTS, *METRICS)}
-    std = {key: float(np.std([trial[key] for trial in trials])) for key in METRICS}
-    counts = {key: int(mean[key]) if mean[key].is_integer() else mean[key] for key in COUNTS}
-    labels = dict(dataset=dataset, protocol=protocol, direction=direction, shots=shots, inference=inference)
-    means = {key: mean[key] for key in METRICS}
-    made = {**labels, "parameters": dict(parameters), "trials": len(trials), **counts, **means}
+    mean |= {key: int(mean[key]) for key in COUNTS if mean[key].is_integer()}
     length = min(len(trial["cmc"]) for trial in per_trial)
     curve = np.mean([trial["cmc"][:length] for trial in per_trial], axis=0)
     queries = _per_query(per_trial, path, identity)
-    intervals = {
-        "interval": _intervals(queries, None),
-        "identity_interval": _intervals(queries, np.array(queries["identity"])),
-    }
-    made |= {"std": std, **intervals, "cmc": [round(float(x), 6) for x in curve]}
-    return {**made, "per_trial": trials, "per_query": queries}
+    made: dict[str, Any] = dict(dataset=dataset, protocol=protocol, direction=direction, shots=shots)
+    made |= {"inference": inference, "parameters": dict(parameters), "trials": len(trials), **mean}
+    made["std"] = {key: float(np.std([trial[key] for trial in trials])) for key in METRICS}
+    made["interval"] = _intervals(queries, None)
+    made["identity_interval"] = _intervals(queries, np.array(queries["identity"]))
+    return made | {"cmc": [round(float(x), 6) for x in curve], "per_trial": trials, "per_query": queries}
 
 
 def _per_query(per_trial: Sequence[Mapping[str, Any]], path: Any, identity: Any) -> dict[str, list]:
@@ -157,28 +161,29 @@ def _kinds(line: Mapping[str, Any]) -> dict[str, bool]:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as an aligned plain-text table, percentages with two decimals."""
     texts = ["protocol", "direction", "shots", "inference"]
-    lines: list[list[str]] = [[*texts, "trials", *COUNTS, "rank-1", "rank-10", "rank-20", "mAP", "mINP"]]
+    metrics = ("rank1", "rank10", "rank20", "map", "minp")
+    lines: list[list[str]] = [[*texts, "trials", *COUNTS, *(HEADINGS[key] for key in metrics)]]
     for line in rows:
         # A step that is taken, as all are by default, is not worth the width; results.json has it.
         parameters = ", ".join(f"{k}={v}" for k, v in line["parameters"].items() if v is not True)
         inference = f"{line['inference']} ({parameters})" if parameters else line["inference"]
-        numbers = [
-            f"{line[key]:.1f}" if isinstance(line[key], float) else str(line[key]) for key in ("trials", *COUNTS)
-        ]
-        percent = [f"{line[key]:.2f}" for key in ("rank1", "rank10", "rank20", "map", "minp")]
+        counts = [line[key] for key in ("trials", *COUNTS)]
+        numbers = [f"{count:.1f}" if isinstance(count, float) else str(count) for count in counts]
+        percent = [f"{line[key]:.2f}" for key in metrics]
         lines.append([line["protocol"], line["direction"], line["shots"], inference, *numbers, *percent])
     return aligned(lines, len(texts))
 
 
-def aligned(lines: Sequence[Sequence[str]], texts: int) -> str:
+def aligned(lines: Sequence[Sequence[str]], texts: int, *, markdown: bool = False) -> str:
     """The cells in columns, the first `texts` of them to the left, with a rule below the first line."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            text.ljust(w) if i < texts else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in [*lines[:1], ["-" * width for width in widths], *lines[1:]]
+    right = ":" if markdown else "-"  # how the rule of a column of numbers ends
+    rule = ["-" * w if i < texts else "-" * (w - 1) + right for i, w in enumerate(widths)]
+    padded = (
+        [text.ljust(w) if i < texts else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True))]
+        for line in [lines[0], rule, *lines[1:]]
     )
+    return "\n".join(f"| {' | '.join(cells)} |" if markdown else "  ".join(cells) for cells in padded)
 
 
 def _indented(value: Any, margin: str = "\n") -> str:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
-from matplotlib.figure import Figure
+from jaxtyping import Float
 
 from saai_jax.affinity.checks import finite, neighbour_counts
 from saai_jax.affinity.nearest import Nearest
@@ -41,58 +40,14 @@ def write_csv(file: str | os.PathLike, nearest: Nearest, query: Sequence[str], g
     query, gallery: the paths of the rows that were searched. Whole or not at all. Raises ValueError if they do not
     fit the results.
     """
-    _fitting(nearest, len(query), len(gallery))
+    index, distance = nearest
+    if len(index) != len(query) or index.shape != distance.shape:
+        raise ValueError(f"results are of {len(index)} queries, and {len(query)} paths were given")
+    if index.size and not 0 <= index.min() <= index.max() < len(gallery):
+        raise ValueError(f"results name gallery row {index.max()}, and {len(gallery)} paths were given")
     with atomic_write(file) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
         lines = csv.writer(stream)
         lines.writerow(HEADER)
-        for path, index, distance in zip(query, *nearest, strict=True):
-            for rank, (row, value) in enumerate(zip(index, distance, strict=True), 1):
+        for path, rows, values in zip(query, index, distance, strict=True):
+            for rank, (row, value) in enumerate(zip(rows, values, strict=True), 1):
                 lines.writerow((path, rank, gallery[row], f"{value:.6f}"))
-
-
-def lists_figure(
-    query: UInt8[np.ndarray, "q h w 3"],
-    found: UInt8[np.ndarray, "q top h w 3"],
-    nearest: Nearest,
-    names: Sequence[str],
-) -> Figure:
-    """Each query, named, with the pictures found for it, nearest first, their places and distances below them.
-
-    All pictures are of one size. Raises ValueError for other shapes.
-    """
-    queries, top = nearest.index.shape
-    size = query.shape[1:]
-    if not queries or query.shape[0] != queries or len(names) != queries or found.shape != (queries, top, *size):
-        raise ValueError(
-            f"{query.shape} queries, {found.shape} found and {len(names)} names do not fit {queries} lists of {top}"
-        )
-    height, width = size[:2]
-    gap = max(2, width // 10)
-    margin = max(3 * gap, height // 6)  # above and below each row, for its words
-    row, column = height + 2 * margin, width + gap
-    sheet = np.full((queries * row, (top + 1) * column + 2 * gap, 3), 255, np.uint8)
-    figure = Figure(figsize=(1.1 * (top + 1), 1.1 * (top + 1) * sheet.shape[0] / sheet.shape[1]))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
-    for k in range(queries):
-        y = k * row + margin
-        sheet[y : y + height, gap : gap + width] = query[k]
-        axes.text(gap, y - gap / 2, f"query: {_short(names[k])}", ha="left", va="bottom", fontsize=8)
-        for place in range(top):
-            x = (place + 1) * column + 2 * gap
-            sheet[y : y + height, x : x + width] = found[k, place]
-            label = f"{place + 1}:  {nearest.distance[k, place]:.3f}"
-            axes.text(x + width / 2, y + height + gap / 2, label, ha="center", va="top", fontsize=8)
-    axes.imshow(sheet)
-    return figure
-
-
-def _short(name: str, length: int = 60) -> str:
-    return name if len(name) <= length else f"...{name[3 - length :]}"
-
-
-def _fitting(nearest: Nearest, queries: int, images: int) -> None:
-    if len(nearest.index) != queries or nearest.index.shape != nearest.distance.shape:
-        raise ValueError(f"results are of {len(nearest.index)} queries, and {queries} paths were given")
-    if nearest.index.size and not 0 <= nearest.index.min() <= nearest.index.max() < images:
-        raise ValueError(f"results name gallery row {nearest.index.max()}, and {images} paths were given")

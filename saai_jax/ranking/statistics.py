@@ -11,7 +11,7 @@ percentile interval is too narrow; the test then still holds its level, and cann
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -34,18 +34,21 @@ def bootstrap_interval(
     nothing about others. Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; groups: Field and
     Welsh, Bootstrapping clustered data, 2007.
     """
+    from scipy import stats  # takes a second that only who asks for an interval should wait
+
     total, count = _totals(values, groups)
     if len(total) < 2:
         raise ValueError("an interval needs at least two values, and two groups if there are groups; there is one")
     if not 0 < confidence < 1 or resamples < 1:
         raise ValueError(f"confidence is {confidence} and resamples {resamples}, expected between 0 and 1, at least 1")
-    random, number = np.random.default_rng(seed), len(total)
-    means = []
-    for block in _blocks(resamples, number):
-        drawn = random.integers(0, number, (block, number), dtype=np.int32)
-        means.append(total[drawn].sum(1) / count[drawn].sum(1))
-    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+
+    def mean(total, count=None, *, axis):
+        return total.mean(axis) if count is None else total.sum(axis) / count.sum(axis)
+
+    data = (total,) if groups is None else (total, count)  # without groups every count is 1 and need not be drawn
+    how = {"confidence_level": confidence, "n_resamples": resamples, **_draws(len(total), seed)}
+    found = stats.bootstrap(data, mean, paired=True, method="percentile", **how).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def paired_test(
@@ -63,6 +66,8 @@ def paired_test(
     never 0. With k groups no p-value is below 2 ** (1 - k). Raises ValueError for values that are not finite and
     lengths that differ. Fisher, The Design of Experiments, 1935; Phipson and Smyth, 2010, for the 1.
     """
+    from scipy import stats
+
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape:
         raise ValueError(f"a has shape {a.shape} and b {b.shape}, expected one value of each for every query")
@@ -72,19 +77,19 @@ def paired_test(
     # Rounding must not decide ties, such as the swap of everything with itself.
     threshold = abs(total.sum()) - 1e-9 * np.abs(total).sum()
     total = total[total != 0]
-    k = len(total)
-    exact = k < math.log2(permutations) + 1e-9
-    random, larger, start = np.random.default_rng(seed), 0, 0
-    runs = 2**k if exact else permutations
-    for block in _blocks(runs, k):
-        if exact:
-            swapped = np.arange(start, start + block)[:, None] >> np.arange(k) & 1
-            start += block
-        else:
-            bits = np.frombuffer(random.bytes(block * -(-k // 8)), np.uint8).reshape(block, -1)
-            swapped = np.unpackbits(bits, axis=1, count=k)
-        larger += int((np.abs(total.sum() - 2 * (swapped @ total)) >= threshold).sum())
-    return larger / runs if exact else (1 + larger) / (1 + runs)
+    if len(total) < 2:
+        return 1.0  # either way the difference is as large
+
+    def as_large(total, axis):
+        return (np.abs(total.sum(axis)) >= threshold).astype(float)
+
+    how = {"alternative": "greater", "n_resamples": permutations, **_draws(len(total), seed)}
+    return float(stats.permutation_test((total,), as_large, permutation_type="samples", **how).pvalue)
+
+
+def _draws(number: int, seed: int) -> dict[str, Any]:
+    """How scipy draws resamples of so many values: no more than BLOCK numbers at once, the same for the same seed."""
+    return {"vectorized": True, "batch": max(1, BLOCK // number), "rng": np.random.default_rng(seed)}
 
 
 def _totals(values: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -98,9 +103,3 @@ def _totals(values: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, 
         raise ValueError(f"groups have shape {np.shape(groups)}, expected one for each of {len(values)} values")
     inverse = np.unique(groups, return_inverse=True)[1]
     return np.bincount(inverse, values), np.bincount(inverse).astype(np.float64)
-
-
-def _blocks(runs: int, width: int) -> list[int]:
-    """runs in parts that draw no more than BLOCK numbers at once."""
-    size = max(1, BLOCK // max(width, 1))
-    return [min(size, runs - start) for start in range(0, runs, size)]

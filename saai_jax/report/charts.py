@@ -1,11 +1,12 @@
-"""Charts of a report: CMC curves, histograms of distances, maps of features. Each is a Figure; pyplot is not used."""
+"""Charts: losses and scores of a training, CMC curves, histograms of distances, maps of features; all are Figures."""
 
 from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,9 +19,12 @@ from saai_jax.files import atomic_write
 from saai_jax.report.pairs import Distances
 
 # Okabe and Ito's colours, apart for every kind of colour vision; yellow is left out, it is too faint on white
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#777777")
+BLACK = "#000000"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#777777", BLACK)
 DASHES = ("-", "--", "-.", ":")
 SIZE = (5.0, 4.0)  # inches: shown at the width of a phone, the text of a larger figure could not be read
+POINTS = 400  # a curve of more is a smear: its neighbours are averaged
+NO_TERMS = {"step", "kind", "epoch", "learning_rate", "gradient_norm", "loss"}  # of a training entry
 SHAPES = {0: ("o", "visible"), 1: ("^", "infrared")}
 
 
@@ -28,12 +32,42 @@ def save(figure: Figure, folder: Path, name: str) -> str:
     """Writes folder/name.png and .svg, and gives the text of the latter; the same figure gives the same text."""
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        figure.savefig(text, format="svg", dpi=200, metadata={"Date": None})
     with atomic_write(folder / f"{name}.svg") as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
     with atomic_write(folder / f"{name}.png") as temporary:
         figure.savefig(temporary, format="png", dpi=200)
     return text.getvalue()
+
+
+def training(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    """The loss and its terms by step, validation rank-1 and mAP by epoch, of the entries of a metrics.jsonl."""
+    train, validation = ([e for e in metrics if e["kind"] == kind] for kind in ("train", "validation"))
+    terms = dict.fromkeys(key for entry in train for key in entry if key not in NO_TERMS)
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for number, key in enumerate(["loss", *terms], -1):
+        points = np.array([(entry["step"], entry[key]) for entry in train if key in entry], dtype=np.float64)
+        if len(points):
+            width = -(-len(points) // POINTS)
+            step, loss = np.array([chunk.mean(0) for chunk in np.split(points, range(width, len(points), width))]).T
+            colour = BLACK if key == "loss" else COLOURS[number % (len(COLOURS) - 1)]  # the last one is black
+            label, wide = ("total", 2) if key == "loss" else (plain(key), 1.2)
+            left.plot(step, loss, color=colour, label=label, linewidth=wide)
+    left.set(xlabel="step", ylabel="loss", title="training")
+    for key, label, colour in (("rank1", "rank-1", COLOURS[0]), ("map", "mAP", COLOURS[1])):
+        points = [(entry["epoch"], entry[key]) for entry in validation if key in entry]
+        if points:
+            epoch, percent = zip(*points, strict=True)
+            right.plot(epoch, percent, "o-", color=colour, label=f"{label}, best {max(percent):.2f}", markersize=3)
+    right.set(xlabel="epoch", ylabel="percent", title="validation")
+    for axes in (left, right):
+        _style(axes)
+        if axes.lines:
+            axes.legend(frameon=False, fontsize=9)
+        else:
+            axes.text(0.5, 0.5, "nothing logged", ha="center", va="center", transform=axes.transAxes, color="grey")
+    return figure
 
 
 def cmc_curves(curves: Mapping[str, Float[np.ndarray, k]], title: str) -> Figure:
@@ -42,7 +76,7 @@ def cmc_curves(curves: Mapping[str, Float[np.ndarray, k]], title: str) -> Figure
     for number, (label, curve) in enumerate(curves.items()):
         colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
         ranks = np.arange(1, len(curve) + 1)
-        axes.plot(ranks, curve, label=_plain(label), linewidth=2, color=colour, linestyle=dash)
+        axes.plot(ranks, curve, label=textwrap.fill(plain(label), 32), linewidth=2, color=colour, linestyle=dash)
     longest = max((len(curve) for curve in curves.values()), default=1)
     axes.set(xlabel="rank", ylabel="matched queries (%)", xlim=(1, max(longest, 2)), ylim=(None, 101))
     step = next(step for step in (1, 5, 10, 100) if longest <= 8 * step or step == 100)
@@ -95,13 +129,18 @@ def feature_map(
 def _chart(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
-    axes.set_title(textwrap.fill(_plain(title), 44, max_lines=2, placeholder=" …", break_on_hyphens=False), fontsize=12)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.3)
+    lines = textwrap.fill(plain(title), 44, max_lines=2, placeholder=" …", break_on_hyphens=False)
+    figure.suptitle(lines, fontsize=12)  # of the axes, it would be cut where they are narrow
+    _style(axes)
     return figure, axes
 
 
-def _plain(text: str) -> str:
+def _style(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+
+
+def plain(text: str) -> str:
     """Text that is neither read as a formula nor, for an underscore in front, left out of a legend."""
     text = text.encode(errors="replace").decode().replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text

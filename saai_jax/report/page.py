@@ -1,250 +1,198 @@
-"""The HTML of a report: one file that asks for nothing else, usable by keyboard, by screen reader, without scripts."""
+"""The report of a run as one HTML page that asks for no other file, usable by keyboard, by screen reader, on paper.
+
+page.html.jinja is its layout and escapes everything that comes from here; page.css is its look.
+"""
 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
-import html
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from saai_jax.ranking.results import METRICS
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from saai_jax.features.store import Features
+from saai_jax.files import atomic_write
+from saai_jax.ranking import evaluate, results
+from saai_jax.report import charts, lists, pairs, projection
+from saai_jax.report.lists import NAMES, Ranked
+from saai_jax.report.pictures import Pictures, attention_maps, jpeg, overlay, thumbnails
 
 HERE = Path(__file__).parent
-HEADINGS = {
-    "rank1": "rank-1",
-    "rank5": "rank-5",
-    "rank10": "rank-10",
-    "rank20": "rank-20",
-    "map": "mAP",
-    "minp": "mINP",
-}
-MARKS = {"right": "✓ same person", "wrong": "✗ another person", "skipped": "– skipped by the protocol"}
+MODALITIES = {0: "visible", 1: "infrared"}
+HEIGHT, SMALL = 160, 72  # pixels of pictures in the page: of a result, and of what moved it
+TEMPLATES = Environment(
+    loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+TEMPLATES.filters["base64"] = lambda content: base64.b64encode(content).decode()
 
 
-class Html(str):
-    """What is markup already. Every other text is escaped where `tag` puts it in."""
+def write_page(
+    file: str | Path,
+    document: Mapping[str, Any],
+    images: Features,
+    trial: lists.Trial,
+    valid: Bool[np.ndarray, "q g"],
+    methods: Mapping[str, tuple[evaluate.Distance, Mapping[str, Any]]],
+    *,
+    title: str,
+    setting: str,
+    unique_identities: bool,
+    pictures: Pictures | None = None,
+    shown: Int[np.ndarray, k] | None = None,
+    attention: Float[np.ndarray, "k p r c"] | None = None,
+    mapped: Int[np.ndarray, m] | None = None,
+    feature: Float[np.ndarray, "m d"] | None = None,
+) -> None:
+    """Writes one page that needs no other file, and each of its figures as PNG and SVG into figures/ beside it.
 
-
-class Picture(NamedTuple):
-    """An image of the data set: what it is called, who it shows, and a JPEG, None where there are only features."""
-
-    path: str
-    words: str
-    jpeg: bytes | None
-
-
-class Chart(NamedTuple):
-    """name: of the files in figures/; alt: what the chart shows, for who does not see it."""
-
-    name: str
-    svg: str
-    alt: str
-    caption: str
-
-
-class Result(NamedTuple):
-    """kind: right, wrong or skipped. rank: among what the protocol does not skip, 0 for what it does."""
-
-    picture: Picture
-    kind: str
-    rank: int
-    lines: Sequence[str]
-
-
-class Moved(NamedTuple):
-    """One result of AIM: its place by cosine, how far it was moved, and the gallery images that moved it most."""
-
-    result: Result
-    plain: str
-    correction: str
-    by: Sequence[tuple[Picture, str]]
-
-
-class Method(NamedTuple):
-    name: str
-    about: str
-    results: Sequence[Result]
-    moved: Sequence[Moved]
-
-
-class Query(NamedTuple):
-    picture: Picture
-    methods: Sequence[Method]
-
-
-class Section(NamedTuple):
-    name: str
-    heading: str
-    content: Sequence[Html]
-
-
-def tag(name: str, /, *children: str, **attributes: Any) -> Html:
-    """An element. Children that are not Html are escaped, and so are values; class_ is class, aria_label aria-label."""
-    named = ((key.strip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None)
-    start = "".join(f' {key}="{html.escape(str(value))}"' for key, value in named)
-    inside = "".join(child if isinstance(child, Html) else html.escape(str(child)) for child in children)
-    return Html(f"<{name}{start}>" if name in ("img", "meta") else f"<{name}{start}>{inside}</{name}>")
-
-
-def soft(text: str) -> Html:
-    return tag("span", text, class_="soft")
-
-
-def document(title: str, lead: Sequence[Html], sections: Sequence[Section]) -> str:
-    """The whole page. Its policy lets a browser load nothing but what is inside the file."""
-    style, script = ((HERE / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    policy = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'"
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", title),
-        tag("style", Html(style)),
+    document: what `results.read` gives. trial, valid, unique_identities: one trial and its rules, said in words by
+    `setting`, whose lists are shown; methods: name -> (distance, its parameters), "aim" with those of `affinity.aim`.
+    shown: its queries to show, by default a few. pictures: of rows of the features, None if only features are known.
+    attention: the maps of the rows `shown` that the network shows a person. mapped: images in the t-SNE maps, by
+    default of a few identities; feature: their features before the neck, if known; both as `pictures.apply` makes them.
+    Raises ValueError for shapes that do not match, and as the distances and `rank_metrics` do.
+    """
+    file, (query, gallery) = Path(file), trial
+    folder = file.parent / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = lists.examples(images.identity, query, gallery) if shown is None else shown
+    mapped = projection.people(images.identity, images.modality) if mapped is None else mapped
+    if not methods or not len(shown):
+        raise ValueError("a report needs at least one method and one query to show")
+    for name, array, rows in (("attention", attention, shown), ("feature", feature, mapped)):
+        if array is not None and len(array) != len(rows):
+            raise ValueError(f"{name} has {len(array)} rows, expected {len(rows)}")
+    ranked = {
+        name: lists.ranked(images, trial, valid, shown, *how, unique_identities=unique_identities)
+        for name, how in methods.items()
+    }
+    large = thumbnails(pictures, np.concatenate([shown, *(of.row.ravel() for of in ranked.values())]), HEIGHT)
+    moves = lists.moves(images, trial, valid, shown, ranked["aim"]) if "aim" in ranked else None
+    small = thumbnails(pictures, np.union1d(ranked["aim"].row, moves.row), SMALL) if moves else {}
+    if pictures is not None:
+        charts.save(lists.figure(pictures, shown, ranked), folder, "ranked")
+    compared = np.flatnonzero(np.isin(images.identity, images.identity[query]))
+    about_mapped = f"{len(mapped)} images of {len(np.unique(images.identity[mapped]))} identities"
+    rows = document["rows"]
+    made = {"command": document.get("command"), "commit": document.get("commit")} | (document.get("versions") or {})
+    style = (HERE / "page.css").read_text(encoding="utf-8")
+    text = TEMPLATES.get_template("page.html.jinja").render(
+        title=title,
+        setting=setting,
+        style=Markup(style),
+        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        images=len(images.path),
+        identities=len(np.unique(images.identity)),
+        headings=results.HEADINGS,
+        rows_by_setting=[(name, list(of)) for name, of in itertools.groupby(rows, key=_setting_of)],
+        intervals=any(row.get("interval") for row in rows),
+        curves=list(_curves(rows, ranked, setting, folder)),
+        compared=len(compared),
+        distances=list(_distances(images, compared, folder)),
+        mapped=about_mapped,
+        maps=list(_maps(images, mapped, feature, about_mapped, folder)),
+        before_is_known=feature is not None,
+        pictured=pictures is not None,
+        names=NAMES,
+        shown=shown,
+        ranked=ranked,
+        moves=moves,
+        large=functools.partial(_picture, images, large),
+        small=functools.partial(_picture, images, small),
+        attention=_attention(images, shown, attention, pictures, folder),
+        made={key: " ".join(value) if isinstance(value, list) else value for key, value in made.items() if value},
     )
-    links = (tag("li", tag("a", s.heading, href=f"#{s.name}")) for s in sections)
-    body = tag(
-        "body",
-        tag("a", "Skip to the results", href=f"#{sections[0].name}", class_="skip"),
-        tag("header", tag("h1", title), *lead, tag("nav", tag("ul", *links), aria_label="Sections")),
-        tag("main", *(tag("section", tag("h2", s.heading, id=s.name), *s.content) for s in sections)),
-        tag("script", Html(script)),
-    )
-    return "<!doctype html>\n" + tag("html", head, body, lang="en") + "\n"
+    # A file name that is no Unicode has no other way into the page.
+    with atomic_write(file) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
 
 
-def results_table(rows: Sequence[Mapping[str, Any]]) -> Html:
-    """Rows as `results.row` makes them, grouped by setting, with the intervals that they have."""
-    columns = ("inference", "trials", "queries", "gallery", *(f"{HEADINGS[metric]} (%)" for metric in METRICS))
-    first = (tag("th", name, scope="col", class_=None if i else "first") for i, name in enumerate(columns))
-    groups = []
-    for setting, members in itertools.groupby(rows, key=setting_of):
-        title = tag("th", tag("span", setting, class_="pin"), scope="rowgroup", colspan=len(columns))
-        groups.append(tag("tbody", tag("tr", title), *map(_line, members)))
-    words = "Percent, means over the trials; below a mean the standard deviation over them (±)"
-    if any(row.get("interval") for row in rows):
-        words += ", and 95 % intervals over queries (q) and over identities (id), which are the independent ones"
-    table = tag(
-        "table", tag("caption", tag("span", words + ".", class_="pin")), tag("thead", tag("tr", *first)), *groups
-    )
-    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label="Results table")
-
-
-def setting_of(row: Mapping[str, Any]) -> str:
+def _setting_of(row: Mapping[str, Any]) -> str:
     """What a row's queries and galleries are, in words."""
     labels = (row["dataset"], row["protocol"], row["direction"], f"{row['shots']} shot" if row["shots"] else "")
     return " · ".join(str(label) for label in labels if label)
 
 
-def charts(items: Sequence[Chart]) -> Html:
-    """Charts beside one another where there is room."""
-
-    def figure(chart: Chart) -> Html:
-        image = tag("img", src=_data("image/svg+xml", chart.svg.encode()), alt=chart.alt)
-        files = soft(f" Files: figures/{chart.name}.png, figures/{chart.name}.svg")
-        return tag("figure", image, tag("figcaption", chart.caption, files))
-
-    return tag("div", *map(figure, items), class_="charts")
+def _chart(figure: Figure, folder: Path, name: str, alt: str, caption: str) -> dict[str, str]:
+    """name: of the files in figures/; alt: what the chart shows, for who does not see it."""
+    return {"name": name, "svg": charts.save(figure, folder, name), "alt": alt, "caption": caption}
 
 
-def ranked(queries: Sequence[Query]) -> list[Html]:
-    """Every query with its first results, a section for each method: tabs where scripts run."""
-    return [_query(number, query) for number, query in enumerate(queries, 1)]
+def _curves(
+    rows: Sequence[Mapping[str, Any]], ranked: Mapping[str, Ranked], setting: str, folder: Path
+) -> Iterable[dict[str, str]]:
+    """CMC charts of the rows that have a `cmc`, percent by rank; if none has, of the trial that is shown."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for row in rows:
+        if row.get("cmc") is not None:
+            group = found.setdefault(_setting_of(row), {})
+            name = NAMES.get(str(row["inference"]), str(row["inference"]))
+            parameters = ", ".join(f"{key}={value}" for key, value in row["parameters"].items())
+            group[name if name not in group else f"{name} ({parameters})"] = np.asarray(row["cmc"])[:50]
+    found = found or {setting: {NAMES.get(name, name): of.curve for name, of in ranked.items()}}
+    for number, (title, group) in enumerate(found.items(), 1):
+        text = "; ".join(f"{k}: {c[0]:.1f} % at rank 1, {c[-1]:.1f} % at rank {len(c)}" for k, c in group.items())
+        yield _chart(charts.cmc_curves(group, title), folder, f"cmc-{number}", f"CMC curves, {title}. {text}", title)
 
 
-def prototype_maps(people: Sequence[tuple[Picture, Sequence[tuple[bytes, str]]]]) -> list[Html]:
-    """Each person's picture and, for every part, where the prototype looks in it, with a caption."""
-    made = []
-    for picture, parts in people:
-        items = [tag("li", tag("figure", image(picture), tag("figcaption", "picture")))]
-        for jpeg, caption in parts:
-            shown = tag("img", src=_data("image/jpeg", jpeg), alt=f"attention of {caption}", class_="picture")
-            items.append(tag("li", tag("figure", shown, tag("figcaption", caption))))
-        made += [tag("h3", picture.words), tag("ul", *items, class_="maps")]
-    return made
+def _distances(images: Features, rows: Int[np.ndarray, n], folder: Path) -> Iterable[dict[str, str]]:
+    """Histograms of cosine distances between the images of `rows`, within each modality and across them."""
+    visible, infrared = (rows[images.modality[rows] == m] for m in (0, 1))
+    for name, title, sides in (
+        ("distances-visible", "within visible", [visible]),
+        ("distances-infrared", "within infrared", [infrared]),
+        ("distances-across", "visible to infrared", [visible, infrared]),
+    ):
+        found = pairs.cosine_distances(images.embedding, images.identity, *sides)
+        if not len(found.genuine) and not len(found.impostor):
+            continue
+        parts = []
+        for kind, values, total in zip(("genuine", "impostor"), found[:2], found[2:], strict=True):
+            median = f", median {np.median(values):.3f}" if len(values) else ""
+            drawn = f"{len(values):,} of {total:,}" if len(values) < total else f"all {total:,}"
+            parts.append(f"{drawn} {kind} pairs{median}")
+        text, figure = f"{title}: {'; '.join(parts)}.", charts.distance_histogram(found, title)
+        yield _chart(figure, folder, name, f"Histogram of cosine distances, {text}", text.capitalize())
 
 
-def image(picture: Picture, said: str = "") -> Html:
-    """The picture, or a box with its path; `said` comes first in what a screen reader says."""
-    if picture.jpeg is None:
-        return tag("div", tag("bdi", picture.path), class_="picture noted")
-    alt = ", ".join(filter(None, (said, picture.words, picture.path)))
-    return tag("img", src=_data("image/jpeg", picture.jpeg), alt=alt, class_="picture")
-
-
-def _line(row: Mapping[str, Any]) -> Html:
-    parameters = ", ".join(f"{key}={value}" for key, value in row["parameters"].items())
-    counts = (f"{row[k]:.1f}" if isinstance(row[k], float) else str(row[k]) for k in ("trials", "queries", "gallery"))
-    cells = [tag("td", text) for text in counts]
-    for metric in METRICS:
-        below = [soft(f"± {row['std'][metric]:.2f}")] if row["trials"] > 1 else []
-        for mark, key in (("q", "interval"), ("id", "identity_interval")):
-            if found := (row.get(key) or {}).get(metric):
-                below.append(soft(f"{mark} [{found[0]:.2f}, {found[1]:.2f}]"))
-        cells.append(tag("td", f"{row[metric]:.2f}", *below))
-    return tag("tr", tag("th", row["inference"], soft(parameters), scope="row"), *cells)
-
-
-def _query(number: int, query: Query) -> Html:
-    panels = []
-    for place, method in enumerate(query.methods):
-        items = (_result(result) for result in method.results)
-        about = tag("p", method.about, class_="soft")
-        content = [tag("h4", method.name), about, tag("ol", *items, class_="results")]
-        if method.moved:
-            content.append(_moves(f"query {number}", method.moved))
-        panels.append(tag("section", *content, id=f"query-{number}-{place}"))
-    asked = tag("figure", image(query.picture, "query"), tag("figcaption", query.picture.words), class_="asked")
-    tabs = tag("div", *panels, class_="tabs", data_label=f"Methods for query {number}")
-    return tag("section", tag("h3", f"Query {number}: {query.picture.words}"), tag("div", asked, tabs, class_="query"))
-
-
-def _result(result: Result) -> Html:
-    rank = f"{result.rank} " if result.rank else ""
-    said = f"rank {rank}" if rank else ""
-    framed = tag("div", image(result.picture, said + MARKS[result.kind][2:]), class_="frame")
-    mark = tag("span", rank, MARKS[result.kind], class_="mark")
-    return tag("li", tag("figure", framed, tag("figcaption", mark, *map(soft, result.lines))), class_=result.kind)
-
-
-def _moves(of: str, moved: Sequence[Moved]) -> Html:
-    most = max(len(m.by) for m in moved)
-    named = ("result", "place by cosine", "nearer by", *(f"image {i}" for i in range(1, most + 1)))
-    head = tag("tr", *(tag("th", text, scope="col", class_="first") for text in named))
-    lines = []
-    for m in moved:
-        name = [
-            tag("span", f"{m.result.rank or ''} {MARKS[m.result.kind][0]}".strip()),
-            image(m.result.picture, "result"),
-        ]
-        parts = (tag("div", image(picture, "moved by"), soft(text), class_="by") for picture, text in m.by)
-        lines.append(
-            tag(
-                "tr",
-                tag("th", *name, scope="row"),
-                tag("td", m.plain),
-                tag("td", m.correction),
-                *(tag("td", part) for part in parts),
+def _maps(
+    images: Features, rows: Int[np.ndarray, m], before: Float[np.ndarray, "m d"] | None, about: str, folder: Path
+) -> Iterable[dict[str, str]]:
+    """t-SNE of the images of `rows`, before the neck (None: not known) and after it; nothing of too few images."""
+    for name, feature in (("before", before), ("after", images.embedding[rows])):
+        if feature is not None and len(rows) >= projection.LEAST:
+            points, title = projection.tsne(feature), f"{name} the neck"
+            figure = charts.feature_map(points, images.identity[rows], images.modality[rows], title)
+            alt = (
+                f"t-SNE map of the features {title}: {about}, coloured by identity; circles visible, triangles infrared"
             )
-        )
-    words = "How much nearer to the query AIM put each result, and the gallery images with the largest part in that."
-    table = tag(
-        "table",
-        tag("caption", tag("span", words, class_="pin")),
-        tag("thead", head),
-        tag("tbody", *lines),
-        class_="moves",
-    )
-    region = tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=f"What moved the results of {of}")
-    return tag("details", tag("summary", "Which gallery images moved each result"), region, open="")
+            yield _chart(figure, folder, f"tsne-{name}", alt, f"Features {title}: {about}.")
 
 
-def _data(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def _picture(images: Features, jpegs: Mapping[int, bytes], row: int) -> dict[str, Any]:
+    """Who an image shows and how it was taken, its path, and a JPEG, None where there are only features."""
+    words = f"identity {images.identity[row]}, camera {images.camera[row]}, {MODALITIES[int(images.modality[row])]}"
+    return {"words": words, "path": str(images.path[row]), "jpeg": jpegs.get(int(row))}
 
 
-def _hash(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+def _attention(
+    images: Features, shown: Int[np.ndarray, k], attention: np.ndarray | None, pictures: Pictures | None, folder: Path
+) -> list[dict[str, Any]]:
+    """The pictures of the queries, each with its attention maps laid over it; none if either is not known."""
+    if attention is None or pictures is None:
+        return []
+    loaded, large = pictures(shown), thumbnails(pictures, shown, HEIGHT)
+    made = [_picture(images, large, row) for row in shown]
+    charts.save(attention_maps(loaded, attention, [picture["words"] for picture in made]), folder, "attention")
+    drawn = [[overlay(image, part) for part in maps] for image, maps in zip(loaded, attention, strict=True)]
+    overlays = [[{"jpeg": jpeg(over, HEIGHT), "range": span} for over, span in maps] for maps in drawn]
+    return [{"picture": picture, "maps": maps} for picture, maps in zip(made, overlays, strict=True)]

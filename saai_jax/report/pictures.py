@@ -1,140 +1,106 @@
-"""Pictures of a run: curves, ranked lists, attention maps. Figures are objects; pyplot is not used."""
+"""Pictures of images: ranked lists, attention maps, thumbnails. Sheets are Figures; pyplot is not used."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+import io
+import itertools
+from collections.abc import Callable, Sequence
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
+from jaxtyping import Array, Bool, Float, Int, UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 
-# Okabe and Ito's colours, apart for every kind of colour vision
-LOSSES = {
-    "loss": ("total", "#000000"),
-    "shared": ("shared identity", "#0072B2"),
-    "specific": ("modality-specific identity", "#56B4E9"),
-    "mutual": ("cross-modality mutual", "#009E73"),
-    "separation": ("centre separation", "#D55E00"),
-    "diversity": ("part diversity", "#CC79A7"),
-}
+from saai_jax.affinity.nearest import Nearest
+from saai_jax.report.charts import plain
+
+Pictures = Callable[[np.ndarray], np.ndarray]  # rows i32[*] -> u8[* h w 3]
 RIGHT, WRONG, SKIPPED, PAPER = (0, 158, 115), (213, 60, 0), (170, 170, 170), (255, 255, 255)
-POINTS = 400  # a curve of more is a smear: its neighbours are averaged
 
 
-def curves(metrics: Sequence[Mapping[str, Any]], file: str | os.PathLike):
-    """Draws the losses by step and the validation rank-1 and mAP by epoch, from the entries of a metrics.jsonl."""
-    train = [entry for entry in metrics if entry["kind"] == "train"]
-    validation = [entry for entry in metrics if entry["kind"] == "validation"]
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for key, (label, colour) in LOSSES.items():
-        points = np.array([(entry["step"], entry[key]) for entry in train if key in entry], dtype=np.float64)
-        if len(points):
-            width = -(-len(points) // POINTS)
-            step, loss = np.array([chunk.mean(0) for chunk in np.split(points, range(width, len(points), width))]).T
-            left.plot(step, loss, color=colour, label=label, linewidth=2 if key == "loss" else 1.2)
-    left.set(xlabel="step", ylabel="loss", title="training")
-    for key, label, colour in (("rank1", "rank-1", "#0072B2"), ("map", "mAP", "#D55E00")):
-        points = [(entry["epoch"], entry[key]) for entry in validation if key in entry]
-        if points:
-            epoch, percent = zip(*points, strict=True)
-            best = max(percent)
-            right.plot(epoch, percent, "o-", color=colour, label=f"{label}, best {best:.2f}", markersize=3)
-    right.set(xlabel="epoch", ylabel="percent", title="validation")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.lines:
-            axes.legend(frameon=False, fontsize=9)
-        else:
-            axes.text(0.5, 0.5, "nothing logged", ha="center", va="center", transform=axes.transAxes, color="grey")
-    figure.savefig(file, dpi=120)
+def apply(
+    function: Callable[[UInt8[np.ndarray, "b h w 3"], Int[np.ndarray, b]], Array | np.ndarray],
+    pictures: Pictures,
+    rows: Int[np.ndarray, k],
+    modality: Int[np.ndarray, k],
+    batch: int = 128,
+) -> np.ndarray:
+    """What `function` of images and modalities gives for the pictures of `rows`, at most `batch` of them at a time."""
+    parts = [slice(start, start + batch) for start in range(0, len(rows), batch)]
+    return np.concatenate([np.asarray(function(pictures(rows[part]), modality[part])) for part in parts])
 
 
 def ranked_lists(
-    file: str | os.PathLike,
-    query_images: np.ndarray,
-    gallery_images: np.ndarray,
-    correct: np.ndarray,
-    skipped: np.ndarray | None = None,
+    query_images: UInt8[np.ndarray, "k h w 3"],
+    gallery_images: UInt8[np.ndarray, "m k top h w 3"],
+    correct: Bool[np.ndarray, "m k top"],
+    skipped: Bool[np.ndarray, "m k top"] | None = None,
     titles: Sequence[str] | None = None,
-):
-    """Draws each query with the first gallery images of every method: green the same person, red another, grey skipped.
+) -> Figure:
+    """Each query with the first gallery images of every method: green the same person, red another, grey skipped.
 
-    query_images: u8[k h w 3]; gallery_images: u8[m k top h w 3]; correct: bool[m k top]; skipped: bool[m k top], images
-    the protocol leaves out; titles: m names of methods. All images are of one size. Raises ValueError on other shapes.
+    skipped: images the protocol leaves out; titles: m names of methods. Raises ValueError for other shapes.
     """
-    methods, queries, top, height, width, _ = gallery_images.shape
+    methods, queries, top, *size = gallery_images.shape
     skipped = np.zeros_like(correct) if skipped is None else skipped
     for name, array, shape in (
-        ("query_images", query_images, (queries, height, width, 3)),
+        ("query_images", query_images, (queries, *size)),
         ("correct", correct, (methods, queries, top)),
         ("skipped", skipped, (methods, queries, top)),
     ):
         if array.shape != shape:
             raise ValueError(f"{name} has shape {array.shape}; the gallery images ask for {shape}")
-    border = max(2, width // 18)
-    row, column = height + 4 * border, width + 4 * border
-    gap = row // 5  # between queries, and between a query and its list
-    sheet = _sheet(queries * (methods * row + gap) - gap, (top + 1) * column + gap)
-    figure, axes = _page(sheet)
-    for k in range(queries):
-        for m in range(methods):
-            y = k * (methods * row + gap) + m * row
-            if titles:
-                axes.text(-column / 8, y + row / 2, titles[m], ha="right", va="center", fontsize=9)
-            if m == 0:
-                _paste(sheet, query_images[k], y + 2 * border, 2 * border)
-            for rank in range(top):
-                colour = SKIPPED if skipped[m, k, rank] else RIGHT if correct[m, k, rank] else WRONG
-                x = gap + (rank + 1) * column + border
-                sheet[y + border : y + height + 3 * border, x : x + width + 2 * border] = colour
-                _paste(sheet, gallery_images[m, k, rank], y + 2 * border, x + border)
-    for column_number, title in enumerate(["query", *map(str, range(1, top + 1))]):
-        x = (column_number + 0.5) * column + (gap if column_number else 0)
-        axes.text(x, -gap / 8, title, ha="center", va="bottom", fontsize=9)
-    caption = "green: the same person, red: another person" + (
-        ", grey: skipped by the protocol" if skipped.any() else ""
+    colours = np.where(skipped[..., None], SKIPPED, np.where(correct[..., None], RIGHT, WRONG))
+    rows = [(k, m) for k in range(queries) for m in range(methods)]
+    return _sheet(
+        np.stack([[query_images[k], *gallery_images[m, k]] for k, m in rows]),
+        [titles[m] if titles else "" for _, m in rows],
+        [["query", *map(str, range(1, top + 1))]] * len(rows),
+        frames=np.stack([[PAPER, *colours[m, k]] for k, m in rows]),
+        caption="green: the same person, red: another person" + ", grey: skipped by the protocol" * bool(skipped.any()),
     )
-    _finish(figure, axes, sheet, caption, file)
 
 
-def attention_maps(file: str | os.PathLike, images: np.ndarray, attention: np.ndarray, names: Sequence[str]):
-    """Draws a row for every person: the picture, then each part's attention over it, dark blue low to yellow high.
+def attention_maps(
+    images: UInt8[np.ndarray, "k h w 3"], attention: Float[np.ndarray, "k p r c"], names: Sequence[str]
+) -> Figure:
+    """A row for every image: the picture, then each attention map over it, dark blue low to yellow high.
 
-    images: u8[k h w 3]; attention: f32[k p rows cols]; names: k. Every map spans its own range, printed below it.
-    Raises ValueError on other shapes.
+    Every map spans its own range, which stands below it. Raises ValueError for shapes and names that do not match.
     """
-    persons, parts = attention.shape[:2]
-    if attention.ndim != 4 or images.ndim != 4 or len(images) != persons or len(names) != persons:
+    if attention.ndim != 4 or images.ndim != 4 or not len(images) == len(attention) == len(names):
         raise ValueError(f"{images.shape} images, {attention.shape} attention and {len(names)} names do not match")
-    height, width = images.shape[1:3]
-    margin = max(3, width // 12)
-    row, column = height + max(4 * margin, height // 6), width + margin
-    sheet = _sheet(persons * row, (parts + 1) * column)
-    figure, axes = _page(sheet)
-    for k in range(persons):
-        axes.text(-column / 8, k * row + height / 2, names[k], ha="right", va="center", fontsize=9)
-        _paste(sheet, images[k], k * row, 0)
-        for p in range(parts):
-            picture, span = overlay(images[k], attention[k, p])
-            _paste(sheet, picture, k * row, (p + 1) * column)
-            x = (p + 1) * column + width / 2
-            axes.text(x, k * row + height + margin / 4, span, ha="center", va="top", fontsize=7)
-    for p in range(parts + 1):
-        title = f"part {p}" if p else "picture"
-        axes.text(p * column + width / 2, -margin / 2, title, ha="center", va="bottom", fontsize=9)
-    _finish(
-        figure, axes, sheet, "attention, from the lowest (dark blue) to the highest (yellow) value of each map", file
+    drawn = [[overlay(image, part) for part in maps] for image, maps in zip(images, attention, strict=True)]
+    return _sheet(
+        np.stack([[image, *(over for over, _ in maps)] for image, maps in zip(images, drawn, strict=True)]),
+        names,
+        [["picture", *(f"map {p}\n{span}" for p, (_, span) in enumerate(maps, 1))] for maps in drawn],
+        caption="attention, from the lowest (dark blue) to the highest (yellow) value of each map",
     )
 
 
-def overlay(image: np.ndarray, attention: np.ndarray) -> tuple[np.ndarray, str]:
-    """u8[h w 3] of the attention f32[rows cols] over the picture u8[h w 3] in grey, and the range of its colours."""
+def search_lists(
+    query: UInt8[np.ndarray, "q h w 3"], found: UInt8[np.ndarray, "q top h w 3"], nearest: Nearest, names: Sequence[str]
+) -> Figure:
+    """Each query, named, with the pictures found for it, nearest first, their places and distances below them.
+
+    All pictures are of one size. Raises ValueError for other shapes.
+    """
+    queries, top = nearest.index.shape
+    if not queries or len(query) != queries or len(names) != queries or found.shape != (queries, top, *query.shape[1:]):
+        raise ValueError(
+            f"{query.shape} queries, {found.shape} found and {len(names)} names do not fit {queries} lists of {top}"
+        )
+    titles = [f"query: {name if len(name) <= 60 else '...' + name[-57:]}" for name in names]
+    words = [["", *(f"{place}:  {value:.3f}" for place, value in enumerate(row, 1))] for row in nearest.distance]
+    return _sheet(np.concatenate([query[:, None], found], axis=1), titles, words)
+
+
+def overlay(
+    image: UInt8[np.ndarray, "h w 3"], attention: Float[np.ndarray, "r c"]
+) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
+    """The attention in colours over the picture in grey, and the range of the colours in words."""
     height, width = image.shape[:2]
     grey = image.astype(np.float64).mean(axis=2, keepdims=True).repeat(3, axis=2)
     low, high = float(attention.min()), float(attention.max())
@@ -144,23 +110,56 @@ def overlay(image: np.ndarray, attention: np.ndarray) -> tuple[np.ndarray, str]:
     return (0.4 * grey + 0.6 * 255 * colours).astype(np.uint8), f"{low:.2f} – {high:.2f}"
 
 
-def _sheet(height: int, width: int) -> np.ndarray:
-    return np.full((height, width, 3), PAPER, np.uint8)
+def thumbnails(pictures: Pictures | None, rows: Int[np.ndarray, n], height: int) -> dict[int, bytes]:
+    """JPEGs of the pictures of `rows`, no higher than `height` pixels, by row; none without pictures."""
+    if pictures is None:
+        return {}
+    rows = np.unique(rows)
+    return {int(row): jpeg(image, height) for row, image in zip(rows, pictures(rows), strict=True)}
 
 
-def _paste(sheet: np.ndarray, image: np.ndarray, y: int, x: int):
-    sheet[y : y + image.shape[0], x : x + image.shape[1]] = image
+def jpeg(image: UInt8[np.ndarray, "h w 3"], height: int) -> bytes:
+    shown, file = Image.fromarray(image), io.BytesIO()
+    if shown.height > height:
+        shown = shown.resize((max(1, shown.width * height // shown.height), height), Image.Resampling.LANCZOS)
+    shown.save(file, "JPEG", quality=88, subsampling=0)
+    return file.getvalue()
 
 
-def _page(sheet: np.ndarray) -> tuple[Figure, Axes]:
-    """A figure of one Axes with the sheet's pixels for units; an Axes for each image would take seconds."""
-    figure = Figure(figsize=(8, 8 * sheet.shape[0] / sheet.shape[1]))
+def _sheet(
+    pictures: UInt8[np.ndarray, "r c h w 3"],
+    titles: Sequence[str],
+    words: Sequence[Sequence[str]],
+    *,
+    frames: Int[np.ndarray, "r c 3"] | None = None,
+    caption: str = "",
+) -> Figure:
+    """Rows of pictures, each row below its title and each picture in its frame, above its words; the first one apart.
+
+    One Axes with the sheet's pixels for units: an Axes for each picture would take seconds.
+    """
+    rows, columns, height, width, _ = pictures.shape
+    frame = max(2, width // 18)
+    column, gap = width + 4 * frame, 4 * frame
+    wide = columns * column + gap
+    inches = max(8.0, 0.8 * columns)
+    point = wide / (72 * inches)  # pixels of the sheet
+    lines = 1 + max(text.count("\n") for row in words for text in row)
+    head, foot = frame + round(18 * point), frame + round((10 * lines + 6) * point)
+    row = head + height + foot
+    sheet = np.full((rows * row + round(14 * point), wide, 3), PAPER, np.uint8)
+    figure = Figure(figsize=(inches, inches * len(sheet) / wide))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    return figure, axes
-
-
-def _finish(figure: Figure, axes: Axes, sheet: np.ndarray, caption: str, file: str | os.PathLike):
+    for r, c in itertools.product(range(rows), range(columns)):
+        y, x = r * row + head, c * column + 2 * frame + (gap if c else 0)
+        if not c and titles[r]:
+            axes.text(x - 0.5, y - frame - 2 * point, plain(titles[r]), ha="left", va="bottom", fontsize=9)
+        if frames is not None:
+            sheet[y - frame : y + height + frame, x - frame : x + width + frame] = frames[r, c]
+        sheet[y : y + height, x : x + width] = pictures[r, c]
+        if words[r][c]:
+            axes.text(x + width / 2, y + height + frame + point, words[r][c], ha="center", va="top", fontsize=7)
+    axes.text(wide / 2, len(sheet) - 2 * point, caption, ha="center", va="bottom", fontsize=9)
     axes.imshow(sheet)
-    axes.annotate(caption, (0.5, 0), (0, -6), "axes fraction", "offset points", ha="center", va="top", fontsize=9)
-    figure.savefig(file, dpi=150, bbox_inches="tight", pad_inches=0.1)  # tight: room for titles of any length
+    return figure

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from saai_jax import affinity
 from saai_jax.affinity import Nearest
-from saai_jax.ranking.search import lists_figure, search, write_csv
+from saai_jax.ranking.search import search, write_csv
 
 RANDOM = np.random.RandomState(0)
 AIM = functools.partial(affinity.aim, k1=4, k2=2)
@@ -80,22 +80,3 @@ def test_csv(tmp_path):
         write_csv(file, found, ["q"], ["a", "b", "c"])
     with pytest.raises(ValueError, match="results name gallery row 2, and 2 paths were given"):
         write_csv(file, found, ["q", "r"], ["a", "b"])
-
-
-def test_figure():
-    found = Nearest(np.zeros((2, 3), np.int32), np.arange(6, dtype=np.float32).reshape(2, 3))
-    query, pictures = np.zeros((2, 12, 6, 3), np.uint8), np.full((2, 3, 12, 6, 3), 200, np.uint8)
-    query[1], pictures[1, 2] = 30, 40
-    figure = lists_figure(query, pictures, found, ["first", "a/" + "long" * 40])
-    (axes,) = figure.axes
-    sheet = axes.images[0].get_array()
-    assert sheet is not None
-    for value, pixels in ((0, 72), (30, 72), (40, 72), (200, 5 * 72)):
-        assert (sheet == value).all(-1).sum() == pixels
-    texts = [text.get_text() for text in axes.texts]
-    assert texts[0] == "query: first"
-    assert texts[1:4] == ["1:  0.000", "2:  1.000", "3:  2.000"]
-    assert texts[4].startswith("query: ...")
-    assert len(texts[4]) < 80
-    with pytest.raises(ValueError, match="do not fit 2 lists of 3"):
-        lists_figure(query, pictures[:, :2], found, ["a", "b"])

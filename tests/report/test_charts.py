@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saai_jax.report import charts, projection
-from saai_jax.report import pictures as plots
+from saai_jax.affinity import Nearest
+from saai_jax.report import charts, pictures, projection
 from saai_jax.report.pairs import Distances
 
 RANDOM = np.random.RandomState(0)
@@ -27,15 +27,29 @@ def entries(terms):
     return train + [dict(kind="validation", step=100 * e, epoch=e, rank1=10.0 * e, map=9.0 * e) for e in range(1, 9)]
 
 
+TERMS = ["loss", "shared", "specific", "mutual", "separation", "diversity"]
+
+
 @pytest.mark.parametrize(
-    "metrics", [entries(plots.LOSSES), entries(["loss", "shared"]), entries(["loss"])[:1], entries(["loss"])[-1:], []]
+    "metrics", [entries(TERMS), entries(["loss", "shared"]), entries(["loss"])[:1], entries(["loss"])[-1:], []]
 )
-def test_curves(tmp_path, metrics):
-    plots.curves(metrics, tmp_path / "curves.png")
+def test_training(tmp_path, metrics):
+    charts.training(metrics).savefig(tmp_path / "curves.png", dpi=120)
     picture = read(tmp_path / "curves.png")
     assert picture.shape[:2] == (480, 1200)
     assert has(picture, (0, 114, 178)) == any("shared" in entry or "rank1" in entry for entry in metrics)
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_training_draws_whatever_terms_were_logged():
+    """The total first and in black, then every logged term under its own name, in colours that come round again."""
+    terms = [f"term{i}" for i in range(9)]
+    train = [entry | {"gradient_norm": 1.0, "_$late": 2.0} for entry in entries([*terms, "loss"])]
+    left = charts.training(train).axes[0]
+    assert [line.get_label() for line in left.lines] == ["total", *terms, r" _\$late"]
+    colours = [line.get_color() for line in left.lines]
+    assert colours == [charts.BLACK, *charts.COLOURS[:-1], *charts.COLOURS[:3]]
+    np.testing.assert_allclose(left.lines[1].get_data(), left.lines[0].get_data())
 
 
 def test_ranked_lists(tmp_path):
@@ -43,18 +57,19 @@ def test_ranked_lists(tmp_path):
     query, gallery = query.astype(np.uint8), gallery.astype(np.uint8)
     correct = np.zeros((2, 2, 5), bool)
     file = tmp_path / "ranked.png"
-    plots.ranked_lists(file, query, gallery, correct)
-    assert has(read(file), plots.WRONG)
-    assert not has(read(file), plots.RIGHT)
+    pictures.ranked_lists(query, gallery, correct).savefig(file)
+    assert has(read(file), pictures.WRONG)
+    assert not has(read(file), pictures.RIGHT)
     correct[1, 1, 4] = True
     skipped = np.zeros_like(correct)
     skipped[0, 0, 0] = True
-    plots.ranked_lists(file, query, gallery, correct, skipped, ["cosine", "AIM (k1=20, k2=6), a long name"])
-    assert has(read(file), plots.WRONG)
-    assert has(read(file), plots.RIGHT)
-    assert has(read(file), plots.SKIPPED, 5)
+    names = ["cosine", "AIM (k1=20, k2=6), a long name"]
+    pictures.ranked_lists(query, gallery, correct, skipped, names).savefig(file)
+    assert has(read(file), pictures.WRONG)
+    assert has(read(file), pictures.RIGHT)
+    assert has(read(file), pictures.SKIPPED, 5)
     with pytest.raises(ValueError, match=r"correct has shape \(2, 2, 4\)"):
-        plots.ranked_lists(file, query, gallery, correct[..., :4])
+        pictures.ranked_lists(query, gallery, correct[..., :4])
 
 
 def test_attention_maps(tmp_path):
@@ -62,16 +77,48 @@ def test_attention_maps(tmp_path):
     attention = RANDOM.rand(2, 3, 6, 3).astype(np.float32)
     attention[0, 0] = 0.5  # a flat map has no range
     file = tmp_path / "attention.png"
-    plots.attention_maps(file, images, attention, ["a", "b"])
+    pictures.attention_maps(images, attention, ["a", "b"]).savefig(file, dpi=150)
     assert read(file).shape[1] > 1000
     with pytest.raises(ValueError, match="do not match"):
-        plots.attention_maps(file, images, attention, ["a"])
+        pictures.attention_maps(images, attention, ["a"])
+
+
+def test_search_lists():
+    found = Nearest(np.zeros((2, 3), np.int32), np.arange(6, dtype=np.float32).reshape(2, 3))
+    query, images = np.zeros((2, 12, 6, 3), np.uint8), np.full((2, 3, 12, 6, 3), 200, np.uint8)
+    query[1], images[1, 2] = 30, 40
+    figure = pictures.search_lists(query, images, found, ["first $\\frac{", "a/" + "long" * 40])
+    (axes,) = figure.axes
+    sheet = axes.images[0].get_array()
+    assert sheet is not None
+    for value, pixels in ((0, 72), (30, 72), (40, 72), (200, 5 * 72)):
+        assert (sheet == value).all(-1).sum() == pixels
+    texts = [text.get_text() for text in axes.texts]
+    assert texts[0] == r"query: first \$\frac{"
+    assert texts[1:4] == ["1:  0.000", "2:  1.000", "3:  2.000"]
+    assert texts[4].startswith("query: ...")
+    assert len(texts[4]) < 80
+    with pytest.raises(ValueError, match="do not fit 2 lists of 3"):
+        pictures.search_lists(query, images[:, :2], found, ["a", "b"])
+
+
+def test_a_network_sees_the_pictures_in_parts():
+    images = RANDOM.randint(0, 255, (7, 4, 2, 3)).astype(np.uint8)
+    rows, modality, seen = np.array([6, 0, 3, 3, 1]), np.array([1, 0, 1, 0, 1]), []
+
+    def network(image, modality):
+        seen.append(len(image))
+        return image.reshape(len(image), -1).astype(np.float32) + 1000 * modality[:, None]
+
+    found = pictures.apply(network, images.__getitem__, rows, modality, batch=2)
+    np.testing.assert_array_equal(found, network(images[rows], modality))
+    assert seen == [2, 2, 1, 5]
 
 
 def test_overlay_spans_the_map_and_keeps_the_picture_below():
     image = np.zeros((40, 20, 3), np.uint8)
     image[:, 10:] = 255
-    over, span = plots.overlay(image, np.float32([[0.25, 0.25], [0.75, 0.75]]))
+    over, span = pictures.overlay(image, np.float32([[0.25, 0.25], [0.75, 0.75]]))
     assert over.shape == image.shape
     assert span == "0.25 – 0.75"
     assert (over[:, 15].astype(int) > over[:, 5]).all()  # the picture

@@ -24,7 +24,7 @@ const bad = [];
 for (const e of document.querySelectorAll('img')) if (!e.alt.trim()) bad.push('no alt: ' + e.outerHTML.slice(0, 80));
 for (const e of document.querySelectorAll('button, a, summary, th, caption'))
   if (!e.textContent.trim()) bad.push('no text: ' + e.outerHTML.slice(0, 80));
-for (const e of document.querySelectorAll('[role=region], [role=tablist], nav'))
+for (const e of document.querySelectorAll('[role=region], nav'))
   if (!e.getAttribute('aria-label')) bad.push('no label: ' + e.outerHTML.slice(0, 80));
 for (const e of document.querySelectorAll('[aria-controls], [aria-labelledby]'))
   for (const a of ['aria-controls', 'aria-labelledby'])
@@ -95,41 +95,67 @@ def test_images_show(opened):
     assert all(complete and min(size) > 0 for complete, *size in found)
 
 
-def state(driver, group):
-    tabs = group.find_elements(By.CSS_SELECTOR, "[role=tab]")
-    panels = [driver.find_element(By.ID, tab.get_attribute("aria-controls")) for tab in tabs]
-    chosen = [tab.get_attribute("aria-selected") == "true" for tab in tabs]
-    assert [panel.is_displayed() for panel in panels] == chosen
-    assert [tab.get_attribute("tabindex") == "0" for tab in tabs] == chosen
-    assert all(p.get_attribute("aria-labelledby") == t.get_attribute("id") for p, t in zip(panels, tabs, strict=True))
-    return chosen.index(True)
+def summaries(group):
+    return group.find_elements(By.CSS_SELECTOR, "details[name] > summary")
+
+
+def state(group):
+    """The number of the open method of a query, None if all are closed; only its list is shown."""
+    chosen = [details.get_attribute("open") is not None for details in group.find_elements(By.CSS_SELECTOR, "[name]")]
+    assert [results.is_displayed() for results in group.find_elements(By.CSS_SELECTOR, ".results")] == chosen
+    assert chosen.count(True) <= 1
+    return chosen.index(True) if any(chosen) else None
 
 
 def test_tabs(opened):
     groups = opened.find_elements(By.CSS_SELECTOR, ".tabs")
     assert len(groups) >= 3
-    tabs = groups[1].find_elements(By.CSS_SELECTOR, "[role=tablist] > [role=tab]")
+    tabs = summaries(groups[1])
     assert [tab.text for tab in tabs] == ["cosine", "SIM", "k-reciprocal", "AIM"]
-    assert state(opened, groups[1]) == 0
-    tabs[3].click()
-    assert state(opened, groups[1]) == 3
-    for key, expected in (
-        (Keys.ARROW_RIGHT, 0),
-        (Keys.ARROW_RIGHT, 1),
-        (Keys.ARROW_LEFT, 0),
-        (Keys.ARROW_LEFT, 3),
-        (Keys.HOME, 0),
-        (Keys.END, 3),
-        (Keys.ARROW_DOWN, 3),
+    # They stand in a row, the open list below all of them, whichever it is.
+    assert len({tab.rect["y"] for tab in tabs}) == 1
+    for number in (0, 3):
+        if number:
+            tabs[number].click()
+        assert state(groups[1]) == number
+        results = groups[1].find_elements(By.CSS_SELECTOR, ".results")[number]
+        assert results.rect["y"] > tabs[0].rect["y"] + tabs[0].rect["height"]
+        assert results.rect["width"] > 0.9 * groups[1].rect["width"]
+    assert state(groups[0]) == 0
+    # By keyboard: from an open list to the next method, which takes its place; the same again closes it.
+    opened.execute_script("arguments[0].focus()", tabs[0])
+    for key, focused, expected in (
+        (Keys.ENTER, 0, 0),
+        (Keys.TAB, 1, 0),
+        (Keys.SPACE, 1, 1),
+        (Keys.TAB, 2, 1),
+        (Keys.ENTER, 2, 2),
+        (Keys.SPACE, 2, None),
+        (Keys.TAB, 3, None),
+        (Keys.ENTER, 3, 3),
     ):
         opened.switch_to.active_element.send_keys(key)
-        assert state(opened, groups[1]) == expected
-        assert opened.switch_to.active_element == tabs[expected]
+        assert opened.switch_to.active_element == tabs[focused]
+        assert state(groups[1]) == expected
     assert "solid" in tabs[3].value_of_css_property("outline")
-    assert state(opened, groups[0]) == 0
-    # From the tab the keyboard goes on into its panel, and to no other tab.
+    # From the open method the keyboard goes on into its list.
     opened.switch_to.active_element.send_keys(Keys.TAB)
-    assert opened.switch_to.active_element.get_attribute("aria-labelledby") == tabs[3].get_attribute("id")
+    inside = "return arguments[0].parentElement.contains(document.activeElement)"
+    assert opened.execute_script(inside, tabs[3])
+    assert opened.switch_to.active_element != tabs[3]
+
+
+def test_a_screen_reader_is_told_what_a_tab_is(opened):
+    """The name, and whether it is open, as the browser hands them on."""
+    opened.execute_cdp_cmd("Accessibility.enable", {})
+    nodes = opened.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    found = []
+    for node in nodes:
+        properties = {p["name"]: p["value"].get("value") for p in node.get("properties", [])}
+        if not node["ignored"] and "expanded" in properties:
+            found.append((node["name"]["value"], properties["expanded"], properties.get("focusable")))
+    methods = [("cosine", True, True), ("SIM", False, True), ("k-reciprocal", False, True), ("AIM", False, True)]
+    assert [entry for entry in found if entry[0] in ("cosine", "SIM", "k-reciprocal", "AIM")][:4] == methods
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -137,8 +163,8 @@ def test_names_and_contrast(opened, scheme):
     feature = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
     assert opened.execute_script(CHECK) == []
-    for tab in opened.find_elements(By.CSS_SELECTOR, "[role=tab]:last-of-type"):
-        tab.click()
+    for group in opened.find_elements(By.CSS_SELECTOR, ".tabs"):
+        summaries(group)[-1].click()
     assert opened.execute_script(CHECK) == []
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
@@ -155,17 +181,21 @@ def test_fits_a_phone(opened):
 
 
 def test_everything_is_there_without_scripts_and_on_paper(opened):
-    shown = "return [...document.querySelectorAll('.tabs > section')].map(s => s.offsetHeight > 0)"
+    shown = """return [...document.querySelectorAll('.tabs .results')].map(
+        s => s.checkVisibility({contentVisibilityAuto: true}) && s.offsetHeight > 0)"""
     headings = "return [...document.querySelectorAll('h4')].map(h => h.offsetHeight > 5)"
     groups = len(opened.find_elements(By.CSS_SELECTOR, ".tabs"))
-    assert sum(opened.execute_script(shown)) == groups
+    assert opened.execute_script(shown) == [True, False, False, False] * groups
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     assert opened.execute_script(shown) == opened.execute_script(headings) == [True] * 4 * groups
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     opened.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         opened.refresh()
-        assert not opened.find_elements(By.CSS_SELECTOR, "[role=tab]")
-        assert opened.execute_script(shown) == opened.execute_script(headings) == [True] * 4 * groups
+        for group in opened.find_elements(By.CSS_SELECTOR, ".tabs"):
+            for number, summary in list(enumerate(summaries(group)))[::-1]:
+                summary.click()
+                assert state(group) == number
+        assert opened.execute_script(headings) == [True] * 4 * groups
     finally:
         opened.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
