@@ -2,11 +2,13 @@
 
 The same network, losses, teachers, optimiser and augmentation as saai_jax, under the names of saai_jax.weights.names,
 so that our weights load. Nothing here waits for a GPU: the rows of a modality are indices that come with the batch.
+`of` has the fields of a configuration's network, `recipe` the numbers of its losses and its augmentation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saai_jax.augment import LUMINANCE, MEAN, STD
-from saai_jax.models.saai import SAAI
-from saai_jax.train import Recipe
 
 
 def conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
@@ -62,7 +62,7 @@ class ModalityAttention(nn.Module):
 class ResNet(nn.Module):
     """The feature map of saai_jax.models.backbone.ResNet, channels first."""
 
-    def __init__(self, of: SAAI):
+    def __init__(self, of: Any):
         super().__init__()
         self.conv1, self.bn1 = conv(3, of.width, 7, 2), nn.BatchNorm2d(of.width)
         self.pool = nn.MaxPool2d(3, 2, 1) if of.stem_pool else nn.Identity()
@@ -118,7 +118,7 @@ class Neck(nn.Module):
 class Network(nn.Module):
     """The network of a SAAI that pools by prototypes; `forward` gives its total loss (saai_jax.train.loss_terms)."""
 
-    def __init__(self, of: SAAI, positions: int, recipe: Recipe):
+    def __init__(self, of: Any, positions: int, recipe: Any):
         super().__init__()
         if of.pooling != "prototypes" or of.aggregate_position:
             raise ValueError("only the released network is written in torch")
@@ -137,11 +137,16 @@ class Network(nn.Module):
         self.visible_classifier_.weight.lerp_(self.visible_classifier.weight, follow)
         self.infrared_classifier_.weight.lerp_(self.infrared_classifier.weight, follow)
 
-    def forward(self, image: Tensor, identity: Tensor, visible: Tensor, infrared: Tensor) -> Tensor:
-        x, r = self.backbone(image), self.recipe
+    def embed(self, image: Tensor, visible: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features f[b d] before and after the neck, and the parts' similarities, of normalised pictures."""
+        x = self.backbone(image)
         parts, similarity = self.attn_pool(x)
         feature = torch.cat([parts.flatten(1), x.mean((2, 3))], 1).float()
-        embedding = self.bn_neck(feature, visible, infrared)
+        return feature, self.bn_neck(feature, visible, infrared), similarity
+
+    def forward(self, image: Tensor, identity: Tensor, visible: Tensor, infrared: Tensor) -> Tensor:
+        feature, embedding, similarity = self.embed(image, visible, infrared)
+        r = self.recipe
         of_visible, of_infrared = embedding[visible], embedding[infrared]
         own_visible, own_infrared = self.visible_classifier(of_visible), self.infrared_classifier(of_infrared)
         with torch.no_grad():
@@ -175,7 +180,12 @@ def part_diversity(similarity: Tensor) -> Tensor:
     return -(maps[:, first] - maps[:, second]).square().mean(2).sqrt().mean()
 
 
-def augment(image: Tensor, recipe: Recipe) -> Tensor:
+def normalise(x: Tensor) -> Tensor:
+    """f32[b h w 3] in 0..1 by ImageNet's mean and deviation."""
+    return (x - torch.tensor(MEAN, device=x.device)) / torch.tensor(STD, device=x.device)
+
+
+def augment(image: Tensor, recipe: Any) -> Tensor:
     """saai_jax.augment on a batch: flip, symmetric pad and crop, grayscale, normalise, erase; u8[b h w 3] to NCHW."""
     (b, h, w, _), device, pad = image.shape, image.device, recipe.pad
 
@@ -193,8 +203,8 @@ def augment(image: Tensor, recipe: Recipe) -> Tensor:
     else:
         single = (x * torch.tensor(LUMINANCE, device=device)).sum(3, keepdim=True)
     x = torch.where((draw < 3)[:, None, None, None], single, x)
-    x = (x - torch.tensor(MEAN, device=device)) / torch.tensor(STD, device=device)
-    return torch.where(erased(b, h, w, recipe.erasing, device)[..., None], torch.randn_like(x), x).permute(0, 3, 1, 2)
+    noise, gone = torch.randn_like(x), erased(b, h, w, recipe.erasing, device)[..., None]
+    return torch.where(gone, noise, normalise(x)).permute(0, 3, 1, 2)
 
 
 def erased(b: int, h: int, w: int, probability: float, device: torch.device) -> Tensor:
@@ -213,9 +223,9 @@ def erased(b: int, h: int, w: int, probability: float, device: torch.device) -> 
     return inside[0][:, :, None] & inside[1][:, None]
 
 
-def network(of: SAAI, positions: int, recipe: Recipe, weights: Mapping[str, np.ndarray]) -> Network:
+def network(of: Any, recipe: Any, weights: Mapping[str, np.ndarray]) -> Network:
     """The network on the device where torch computes, with weights by torch's names (saai_jax.weights.names)."""
-    made = Network(of, positions, recipe)
+    made = Network(of, len(weights["attn_pool.pos_embeding"]), recipe)
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
     missing, unexpected = made.load_state_dict(tensors, strict=False)
     # BatchNorm's counters, and the neck's biases, which stay zero.
