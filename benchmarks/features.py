@@ -38,7 +38,7 @@ def pair(q: int, g: int, identities: int, d: int) -> tuple[np.ndarray, np.ndarra
 
 def sysu_test(place: str, shots: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple]]:
     """Features f32[n 2048], identity, camera and ten trials (query rows, gallery rows) of a setting of SYSU-MM01."""
-    camera = np.concatenate([np.full(images, c) for c, (images, _, _) in CAMERAS.items()])
+    camera = np.repeat([*CAMERAS], [images for images, _, _ in CAMERAS.values()])
     identity = np.concatenate([np.arange(n) % (end - start) + start for n, start, end in CAMERAS.values()])
     infrared, cell = np.isin(camera, sysu.INFRARED_CAMERAS), identity * 10 + camera
 

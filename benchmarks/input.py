@@ -26,8 +26,8 @@ from absl import flags
 from PIL import Image
 
 from benchmarks import measuring
-from benchmarks import ours as of_us
 from benchmarks.measuring import cell, load_torch, median
+from benchmarks.ours import NETWORKS, configured, step_of
 from input_pipeline import records
 from input_pipeline.batches import Images, train_batches
 from input_pipeline.images import Folder
@@ -122,7 +122,7 @@ def in_turn(loaders: dict[Any, Loader], consume: Callable[[Iterator], Any], repe
 
 def stepping(args: argparse.Namespace, index: Index) -> Callable[[Iterator], None]:
     """Runs train steps of the network on the next batches, and waits for the last."""
-    state, step, _, given = of_us.step_of(of_us.configured(args.network, args.height), int(index.labels().max()) + 1)
+    state, step, _, given = step_of(configured(args.network, args.height), int(index.labels().max()) + 1)
     mesh = parallel.batch_mesh()
 
     def consume(batches: Iterator) -> None:
@@ -195,7 +195,7 @@ def main(given: list[str] | None = None) -> None:
         "--batches": {"type": int, "default": 32, "help": "batches that a turn of loading takes"},
         "--steps": {"type": int, "default": 8, "help": "train steps of a turn"},
         "--repeats": {"type": int, "default": 3, "help": "turns whose median is printed"},
-        "--network": {"choices": of_us.NETWORKS, "default": "small", "help": "whose step is run"},
+        "--network": {"choices": NETWORKS, "default": "small", "help": "whose step is run"},
         "--step-images-per-second": {"type": float, "help": "what the step eats, if it is not to be timed"},
     }
     args = measuring.arguments("input", __doc__, sections, options, given)
