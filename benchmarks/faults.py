@@ -210,7 +210,7 @@ def disk(runs: Runs) -> list[Row]:
             subprocess.run(["mount", "-o", "remount,size=100m", mounted], check=True)
             rows.append(Row(f"disk full at {size}", 1, happened, wrong + runs.resume(mounted / "run")[0]))
     with small_disk(runs.folder / "disk", "1m", "ro") as mounted:
-        wrong = refusal(*runs.run(mounted / "run"), r"Read-only file system.*\Z")
+        wrong = refusal(*runs.run(mounted / "run"), r"Read-only file system.*\n?\Z")
     return [*rows, Row("read-only workdir", 1, "one line names the folder", wrong)]
 
 
