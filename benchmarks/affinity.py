@@ -9,25 +9,25 @@ there, in full float32, and memory is the GPU's.
 
 from __future__ import annotations
 
-import argparse
 import functools
-import os
+import itertools
 import time
-
-# Torch shares the GPU, and what is measured as held is then what is needed.
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import measuring
 from benchmarks import torch_affinity as plain
-from benchmarks.torch_affinity import host, in_turn, load_torch, measured, proc, to_torch
+from benchmarks.features import distances, pair, sysu_test
+from benchmarks.measuring import MIB, host, in_turn, load_torch, measured, proc, to_torch
 from input_pipeline import sysu
-from saai_jax.affinity import Gallery, agreement, aim, aim_trials, cosine, cosine_trials, k_reciprocal
+from saai_jax.affinity import Gallery, agreement, aim, k_reciprocal
 from saai_jax.ranking.evaluate import score_trials
 
-MIB = 1 << 20
 LONG = 60  # seconds of a run after which it is not repeated: its compilation hardly counts
 TILE = 512  # rows of the products from which large GEMMs are estimated
 
@@ -44,14 +44,13 @@ STREAMED += [(1000, 20_000, 2048, "highest"), (1000, 20_000, 512, "fast")]
 MILLION = (4000, 1_000_000, 512, "highest")
 # Place, images of an identity and camera, k1, k2.
 SETTINGS = [("all", 1, 4, 1), ("all", 10, 20, 6), ("indoor", 1, 2, 2), ("indoor", 10, 20, 6)]
-# Of SYSU-MM01's test set: images of a camera (as published), and its identities as a range, chosen so that the
-# galleries have the published 301 and 112 images of the single-shot settings.
-CAMERAS = {1: (1374, 0, 53), 2: (1565, 0, 59), 3: (1883, 0, 96), 4: (1918, 1, 96), 5: (1918, 2, 96), 6: (1920, 0, 96)}
+
+gemm = jax.jit(lambda a, b: jnp.matmul(a, b.T, precision="highest"))
 
 
 def accuracy(case: tuple[int, int, int], _) -> dict:
     """Largest errors against the same formula in float64."""
-    query, gallery = plain.pair(*case[:2], 40, case[2])
+    query, gallery = pair(*case[:2], 40, case[2])
     exact = plain.aim_float64(query, gallery, k1=20, k2=6)
     found = {method: aim(query, gallery, k1=20, k2=6, method=method) for method in ("dense", "sparse")}
     if load_torch():
@@ -63,7 +62,7 @@ def accuracy(case: tuple[int, int, int], _) -> dict:
 def pairs(case: tuple[str, int], repeats: int) -> dict:
     """AIM of one size: torch, both methods of ours, and what `aim` chooses of them."""
     (name, d), (q, g, identities, k1, k2) = case, SIZES[case[0]]
-    arrays = plain.pair(q, g, identities, d)
+    arrays = pair(q, g, identities, d)
     query, gallery = map(jnp.asarray, arrays)
     how = {"k1": k1, "k2": k2}
     # In the order of the memory they need: jax gives a GPU's peak since the process began.
@@ -71,7 +70,7 @@ def pairs(case: tuple[str, int], repeats: int) -> dict:
         "sparse": lambda: aim(query, gallery, method="sparse", **how),
         "aim": lambda: aim(query, gallery, **how),
         "dense": lambda: aim(query, gallery, method="dense", **how),
-        "GEMM": lambda: (plain.gemm(query, gallery), plain.gemm(gallery, gallery)),
+        "GEMM": lambda: (gemm(query, gallery), gemm(gallery, gallery)),
     }
     if load_torch():
         tensors = to_torch(*arrays)
@@ -80,7 +79,7 @@ def pairs(case: tuple[str, int], repeats: int) -> dict:
     row = {"case": name, "size, k1/k2": f"{q} x {g} x {d}, {k1}/{k2}"} | {f"{n} s": seconds[n] for n in calls}
     row["aim/GEMM"] = seconds["aim"] / seconds["GEMM"]
     if load_torch():
-        row |= {"torch/aim": seconds["torch"] / seconds["aim"]} | plain.differences(result["torch"], result["aim"])
+        row |= {"torch/aim": seconds["torch"] / seconds["aim"]} | differences(result["torch"], result["aim"])
     return row | {f"{n} MiB": memory[n] // MIB for n in calls if n not in ("aim", "GEMM")}
 
 
@@ -90,130 +89,121 @@ def streamed(case: tuple[int, int, int, str], repeats: int) -> dict:
     GEMM s is estimated from products of 512 rows with the gallery, copy s from writing and reading every affinity once.
     """
     q, g, d, precision = case
-    query, gallery = plain.pair(q, g, g // 20, d)
+    query, gallery = pair(q, g, g // 20, d)
 
-    def ours(precision=precision):
-        times = [time.perf_counter()]
+    def graph(precision=precision):
+        """Builds the gallery, and searches once: that makes the graph of the lists."""
+        nonlocal index
         index = Gallery.build(gallery, k1=20, k2=6, precision=precision)
-        for _ in range(2):
-            times.append(time.perf_counter())
-            found = index.search(query, top=100)
-        build, first, search = np.diff([*times, time.perf_counter()])
-        return build + first - search, search, found  # the first search makes the graph of the lists
+        return search()
 
-    once = ours()
+    def search():
+        return index.search(query, top=100)
+
+    index = None
+    seconds = {}
+    for name, call in {"graph": graph, "search": search}.items():
+        start = time.perf_counter()
+        found = call()
+        seconds[name] = time.perf_counter() - start
     # Of the whole process, features included, before anything else is in it.
-    peak = plain.device_peak() or proc("self/status", "VmHWM")
-    again = repeats if once[0] + once[1] < LONG else 0
-    torch, matrices = load_torch(), 5 * 4 * g * g  # bytes of what a dense writing holds at a time
+    peak = measuring.device_peak() or proc("self/status", "VmHWM")
+    again, matrices = seconds["graph"] < LONG, 5 * 4 * g * g  # bytes of what a dense writing holds at a time
+    placed, torch = jnp.asarray(gallery), load_torch()
+    calls = {"GEMM": functools.partial(gemm, jax.block_until_ready(placed[:TILE]), placed)}
     cuda = torch and torch.cuda.is_available()
-    fits = torch and matrices < (torch.cuda.mem_get_info()[0] if cuda else proc("meminfo", "MemAvailable"))
-    tensors, placed = to_torch(query, gallery) if fits else (), jnp.asarray(gallery)
-    tiles = [jax.block_until_ready(placed[i * TILE : (i + 1) * TILE]) for i in range(max(again, 3))]
-
-    def other():
-        return measured(lambda: plain.aim(*tensors, k1=20, k2=6).topk(100, largest=False).values)[0]
-
-    jax.block_until_ready(plain.gemm(tiles[0], placed))
-    if fits:
-        other()
-    runs, floors, others = [], [], []
-    for i, tile in enumerate(tiles):
-        floors.append(measured(lambda tile=tile: plain.gemm(tile, placed))[0] * (q + g) / TILE)
-        runs += [ours()] if i < again else []
-        others += [other()] if fits and i < max(again, 1) else []
-    graph, search = (float(np.median([run[i] for run in runs or [once]])) for i in (0, 1))
-    total, floor, copy = graph + search, float(np.median(floors)), 8 * (q + g) * g / plain.bandwidth()
-    row = {"size, precision": f"{q} x {g} x {d}, {precision}", "graph s": graph, "search s": search}
-    row |= {"GEMM s": floor, "ours/GEMM": total / floor, "copy s": copy, "ours/(GEMM+copy)": total / (floor + copy)}
-    row |= {"torch s": float(np.median(others)) if fits else None}
-    row |= {"torch/ours": row["torch s"] / total if fits else None, "dense MiB": matrices // MIB}
-    row |= {"peak MiB": peak // MIB, "features MiB": (query.nbytes + gallery.nbytes) // MIB, "runs": max(again, 1)}
-    if not again:
-        row["note"] = "compiling included"
+    if torch and matrices < (torch.cuda.mem_get_info()[0] if cuda else proc("meminfo", "MemAvailable")):
+        tensors = to_torch(query, gallery)
+        calls["torch"] = lambda: plain.aim(*tensors, k1=20, k2=6).topk(100, largest=False).values
+    if again:
+        calls |= {"graph": graph, "search": search}
+    seconds |= in_turn(calls, repeats, cold=("graph", "search"))[0]
+    floor, copy = seconds["GEMM"] * (q + g) / TILE, 8 * (q + g) * g / bandwidth()
+    total, torchs, note = seconds["graph"], seconds.get("torch"), None if again else "compiling included"
     if precision == "fast":
-        same = agreement(ours("highest")[2], once[2])
-        row["note"] = "agrees with highest: " + ", ".join(f"{name} {value:.4f}" for name, value in same.items())
-    return row
+        same = agreement(graph("highest"), found)
+        note = "agrees with highest: " + ", ".join(f"{name} {value:.4f}" for name, value in same.items())
+    row = {"size, precision": f"{q} x {g} x {d}, {precision}"}
+    row |= {"graph s": total - seconds["search"], "search s": seconds["search"], "GEMM s": floor}
+    row |= {"ours/GEMM": total / floor, "copy s": copy, "ours/(GEMM+copy)": total / (floor + copy)}
+    row |= {"torch s": torchs, "torch/ours": torchs / total if torchs else None, "dense MiB": matrices // MIB}
+    row |= {"peak MiB": peak // MIB, "features MiB": (query.nbytes + gallery.nbytes) // MIB}
+    return row | {"runs": repeats if again else 1, "note": note}
+
+
+def bandwidth() -> float:
+    """Bytes per second of a copy, read and written."""
+    x = jnp.ones(1 << (26 if jax.default_backend() == "cpu" else 28))
+    copy = jax.jit(lambda x: x + 1)
+    return 2 * x.nbytes / in_turn({"copy": lambda: copy(x)}, 5)[0]["copy"]
 
 
 def kreciprocal(case: tuple[str, int], repeats: int) -> dict:
     """k-reciprocal encoding of one size."""
     (name, d), (q, g, identities, *_) = case, SIZES[case[0]]
-    arrays = plain.pair(q, g, identities, d)
+    arrays = pair(q, g, identities, d)
     query, gallery = map(jnp.asarray, arrays)
     both = jnp.concatenate([query, gallery])
     calls = {"loops": lambda: plain.k_reciprocal(*arrays), "ours": lambda: k_reciprocal(query, gallery)}
-    calls["GEMM"] = lambda: plain.gemm(both, both)
+    calls["GEMM"] = lambda: gemm(both, both)
     seconds, memory, result = in_turn(calls, repeats, cold=("loops",))
     row = {"case": name, "size, k1/k2": f"{q} x {g} x {d}, 20/6"} | {f"{n} s": seconds[n] for n in calls}
     row |= {"loops/ours": seconds["loops"] / seconds["ours"], "ours/GEMM": seconds["ours"] / seconds["GEMM"]}
-    row |= plain.differences(result["loops"], result["ours"])
+    row |= differences(result["loops"], result["ours"])
     return row | {f"{n} MiB": memory[n] // MIB for n in ("loops", "ours")}
 
 
 def protocol(case: tuple[str, int, int, int, str, int], _) -> dict:
     """A setting and distance of SYSU-MM01's test: ours; torch's distances, and its scores by torch_affinity's loops."""
-    place, shots, k1, k2, distance, reference_trials = case
-    camera = np.concatenate([np.full(images, c) for c, (images, _, _) in CAMERAS.items()])
-    identity = np.concatenate([np.arange(n) % (end - start) + start for n, start, end in CAMERAS.values()])
-    infrared = np.isin(camera, sysu.INFRARED_CAMERAS)
-    # So noisy that scores are neither 0 nor 100, and can differ.
-    embedding = plain.clusters(identity, infrared, 2048, noise=5.0)
-    how = {"k1": k1, "k2": k2}
-    mine = (cosine, cosine_trials) if distance == "cosine" else [functools.partial(f, **how) for f in (aim, aim_trials)]
-    other = plain.cosine if distance == "cosine" else functools.partial(plain.aim, **how)
-
-    def drawn(trial):
-        order = np.random.default_rng(trial).permutation(len(identity))
-        order = order[np.isin(camera[order], sysu.GALLERY_CAMERAS[place])]
-        cell = identity[order] * 10 + camera[order]
-        return np.flatnonzero(infrared), np.concatenate([order[cell == c][:shots] for c in np.unique(cell)])
-
-    rules = {"valid": sysu.valid, "distance": mine[0], "together": mine[1], "unique_identities": True}
-    trials = [drawn(trial) for trial in range(sysu.TRIALS)]
+    place, shots, k1, k2, name, reference_trials = case
+    embedding, identity, camera, trials = sysu_test(place, shots)
+    distance, together, other = distances(name, k1, k2)
+    rules = {"valid": sysu.valid, "distance": distance, "together": together, "unique_identities": True}
     ours = functools.partial(score_trials, embedding, identity, camera, trials, **rules)
     ours()  # compiles
     if load_torch():
         other(*to_torch(*(embedding[rows] for rows in trials[0])))
-    seconds, scores = ({name: [] for name in ("ours", "torch", "python", "numpy")} for _ in range(2))
+    seconds, scores = defaultdict(list), defaultdict(list)
 
     def count(name, call):
         spent, _, result = measured(call)
         seconds[name].append(spent)
-        scores[name] += result if name == "ours" else [result] if name != "torch" else []
         return result
 
-    count("ours", ours)
+    scores["ours"] = count("ours", ours)[:reference_trials]
     seconds["ours"][0] /= sysu.TRIALS
-    for t, (q, g) in enumerate(trials):
-        if load_torch() and t < reference_trials:
-            query, gallery = to_torch(embedding[q], embedding[g])
-            matrix = host(count("torch", functools.partial(other, query, gallery)))
-            for name in ("python", "numpy"):
-                labels = (identity[q], identity[g]), (camera[q], camera[g])
-                count(name, functools.partial(plain.score, matrix, *labels, filtering=name))
-    row = {"setting": f"{place}/{shots}", "distance": distance, "queries x gallery": f"{len(q)} x {len(g)}"}
-    row |= {f"{name} s": float(np.mean(spent)) * sysu.TRIALS for name, spent in seconds.items() if spent}
+    for q, g in trials[:reference_trials] if load_torch() else []:
+        matrix = host(count("torch", functools.partial(other, *to_torch(embedding[q], embedding[g]))))
+        labels = (identity[q], identity[g]), (camera[q], camera[g])
+        for how in ("python", "numpy"):
+            scores[how].append(count(how, functools.partial(plain.score, matrix, *labels, filtering=how)))
+    q, g = trials[0]
+    row = {"setting": f"{place}/{shots}", "distance": name, "queries x gallery": f"{len(q)} x {len(g)}"}
+    row |= {f"{of} s": float(np.mean(spent)) * sysu.TRIALS for of, spent in seconds.items()}
     row["reference trials"] = len(scores["numpy"])
-    for name in ("rank1", "map", "minp"):
-        means = {n: np.mean([s[name] for s in side[:reference_trials]]) for n, side in scores.items() if side}
+    for score in ("rank1", "map", "minp"):
+        means = {of: np.mean([s[score] for s in side]) for of, side in scores.items() if side}
         worst = max(abs(mean - means["ours"]) for mean in means.values())
-        assert worst < 1e-2, f"{name} of {case} differs: {means}"
-        row |= {name: float(means["ours"]), f"{name} diff": f"{worst:.0e}"}
+        assert worst < 1e-2, f"{score} of {case} differs: {means}"
+        row |= {score: float(means["ours"]), f"{score} diff": f"{worst:.0e}"}
     return row
 
 
-def main() -> None:
+def differences(a, b) -> dict[str, str]:
+    """The largest, and how many exceed rounding: a near-tie decided otherwise changes a few distances by more."""
+    difference = np.abs(host(a) - host(b))
+    return {"max diff": f"{difference.max():.0e}", "> 1e-4": f"{(difference > 1e-4).mean():.0e}"}
+
+
+def main(given: list[str] | None = None) -> None:
     sections = {f.__name__: f for f in (accuracy, pairs, streamed, kreciprocal, protocol)}
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.affinity", description=__doc__.splitlines()[0])
-    parser.add_argument("section", nargs="*", default=list(sections), help=", ".join(sections))
-    parser.add_argument("--repeats", type=int, default=3, help="runs whose median is printed")
-    parser.add_argument("--million", action="store_true", help="also a gallery of a million; for a GPU")
-    parser.add_argument("--reference-trials", type=int, default=sysu.TRIALS, help="trials that the reference does")
-    args = parser.parse_args()
-    if unknown := sorted(set(args.section) - set(sections)):
-        parser.error(f"unknown section {unknown[0]!r}, expected some of {', '.join(sections)}")
+    options = {
+        "--repeats": {"type": int, "default": 3, "help": "runs whose median is printed"},
+        "--million": {"action": "store_true", "help": "also a gallery of a million; for a GPU"},
+        "--reference-trials": {"type": int, "default": sysu.TRIALS, "help": "trials that the reference does"},
+    }
+    args = measuring.arguments("affinity", __doc__, sections, options, given)
+    print(f"medians of {args.repeats} runs in turn, after one that compiles", flush=True)
     cases = {
         "accuracy": [(500, 800, 512)],
         "pairs": PAIRS,
@@ -221,26 +211,21 @@ def main() -> None:
         "kreciprocal": [("RegDB", 2048), ("SYSU multi", 2048)],
         "protocol": [(*setting, n, args.reference_trials) for setting in SETTINGS for n in ("cosine", "aim")],
     }
-    torch = load_torch()
-    other = f"torch {torch.__version__}, {torch.get_num_threads()} threads" if torch else plain.ABSENT
-    print(f"{os.cpu_count()} CPU cores; jax {jax.__version__} on {jax.devices()[0].device_kind}; {other}")
-    print(f"medians of {args.repeats} runs in turn, after one that compiles", flush=True)
     for name in args.section:
-        print(f"\n{name}: {sections[name].__doc__.splitlines()[0]}", flush=True)
-        rows = []
-        for case in cases[name]:
-            rows.append(plain.alone(sections[name], case, args.repeats))
-            plain.say(rows[-1], heading=len(rows) == 1)
+        # Every case has a new process: its peak memory is its own, and nothing is compiled or cached.
+        with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+            found = pool.map(sections[name], cases[name], itertools.repeat(args.repeats))
+            rows = measuring.show(f"{name}: {sections[name].__doc__.splitlines()[0]}", found)
         if name == "streamed":
             first, last = rows[0], rows[2]
             columns = ("graph s", "search s"), ("GEMM s",)
             ours, floor = (sum(last[n] for n in names) / sum(first[n] for n in names) for names in columns)
             print(f"from 20,000 to 100,000 images: time grows {ours:.1f}-fold, the GEMM's {floor:.1f}-fold", flush=True)
-        if name == "protocol" and torch:
-            ours, distances, *loops = (sum(row[f"{n} s"] for row in rows) for n in ("ours", "torch", "python", "numpy"))
+        if name == "protocol" and load_torch():
+            ours, torchs, *loops = (sum(row[f"{n} s"] for row in rows) for n in ("ours", "torch", "python", "numpy"))
             for how, ranking in zip(("in python", "by numpy"), loops, strict=True):
-                against = f"torch and loops filtering {how} {distances + ranking:.1f} s"
-                print(f"whole: {against}, ours {ours:.1f} s, ratio {(distances + ranking) / ours:.1f}", flush=True)
+                against = f"torch and loops filtering {how} {torchs + ranking:.1f} s"
+                print(f"whole: {against}, ours {ours:.1f} s, ratio {(torchs + ranking) / ours:.1f}", flush=True)
 
 
 if __name__ == "__main__":

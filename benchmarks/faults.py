@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -29,12 +30,16 @@ STOPPED, KILLED = 75, -signal.SIGKILL
 
 
 class Row(NamedTuple):
-    """A line of the table; lost is what should have been there and was not, "" for nothing."""
+    """A line of the table; wrong is what should have been there and was not, or what should not have been."""
 
     fault: str
     tries: int
     happened: str
-    lost: str
+    wrong: list[str]
+
+    @property
+    def lost(self) -> str:
+        return "; ".join(self.wrong)
 
 
 class Runs:
@@ -51,14 +56,12 @@ class Runs:
         cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.fspath(self.folder / "compiled"))
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": cache}
         environment.pop("XLA_FLAGS", None)
-        return subprocess.Popen(
-            [*command, *flags], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=stderr, text=True
-        )
+        files = {"stdout": subprocess.DEVNULL, "stderr": stderr, "text": True}
+        return subprocess.Popen([*command, *flags], cwd=ROOT, env=environment, **files)
 
     def run(self, work: Path, *flags: str) -> tuple[int, str]:
         """Exit code and standard error of a run."""
-        process = self.start(work, *flags, stderr=subprocess.PIPE)
-        return _ended(process)
+        return ended(self.start(work, *flags, stderr=subprocess.PIPE))
 
     def whole(self) -> Path:
         """The run left alone."""
@@ -70,16 +73,20 @@ class Runs:
 
     def differences(self, work: Path) -> list[str]:
         """What of a finished run is not, bit for bit, what the one left alone has."""
-        whole, found = self.whole(), []
-        if (work / "metrics.jsonl").read_bytes() != (whole / "metrics.jsonl").read_bytes():
-            found.append("metrics.jsonl")
-        if _rows(work) != _rows(whole):
-            found.append("rows of results.json")
-        if last(work) != last(whole) or arrays(work) != arrays(whole):
-            found.append("the last state")
-        if rests := [name.name for name in (work / "checkpoints").iterdir() if not name.name.isdecimal()]:
-            found.append(f"left behind: {rests}")
-        return found
+        same = {
+            "metrics.jsonl": lambda work: (work / "metrics.jsonl").read_bytes(),
+            "rows of results.json": lambda work: json.loads((work / "results.json").read_text())["rows"],
+            "the last state": lambda work: (last(work), arrays(work)),
+        }
+        whole = self.whole()
+        found = [name for name, of in same.items() if of(work) != of(whole)]
+        rests = [file.name for file in (work / "checkpoints").iterdir() if not file.name.isdecimal()]
+        return found + [f"left behind: {rests}"] * bool(rests)
+
+    def resume(self, work: Path) -> tuple[list[str], str]:
+        """What is wrong with a run that goes on to its end, and its standard error."""
+        code, printed = self.run(work)
+        return self.differences(work) if code == 0 else [f"exit code {code}: {printed[-300:]}"], printed
 
 
 def free_port() -> int:
@@ -89,7 +96,8 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def _ended(process: subprocess.Popen, seconds: float = 300) -> tuple[int, str]:
+def ended(process: subprocess.Popen, seconds: float = 300) -> tuple[int, str]:
+    """Exit code and standard error of a run, which has so long to end."""
     try:
         printed = process.communicate(timeout=seconds)[1] or ""
     finally:
@@ -97,8 +105,11 @@ def _ended(process: subprocess.Popen, seconds: float = 300) -> tuple[int, str]:
     return process.returncode, printed
 
 
-def _rows(work: Path) -> list:
-    return json.loads((work / "results.json").read_text())["rows"]
+def refusal(code: int, printed: str, pattern: str) -> list[str]:
+    """What is wrong with a run that should have ended with 1 and a single line of a pattern."""
+    said = re.findall(pattern, printed, re.MULTILINE)
+    good = code == 1 and len(said) == 1 and "Traceback" not in printed
+    return [] if good else [f"exit code {code}: {printed[-300:]}"]
 
 
 def last(work: Path) -> int:
@@ -126,37 +137,27 @@ def until(condition: Callable[[], bool], process: subprocess.Popen, pause: float
 
 def kills(runs: Runs, tries: int, name: str, moment: Callable[[Path], Callable[[], bool]], how: signal.Signals) -> Row:
     """Ends runs at `moment` of their workdir, starts them again with the same command, to their end."""
-    hits, codes, wrong, number = 0, set(), [], 0
-    while hits < tries:
-        if number > 3 * tries:
-            wrong.append(f"the moment came {hits} times in {number} runs")
-            break
-        work = runs.folder / f"{how.name}-{name.replace(' ', '-')}-{number}"
+    expected = {KILLED} if how == signal.SIGKILL else {STOPPED, -signal.SIGTERM}
+    hits, number, codes, wrong = 0, 0, set(), []
+    while hits < tries and number <= 3 * tries:
+        work, code = runs.folder / f"{how.name}-{name.replace(' ', '-')}-{number}", None
         number += 1
-        while True:
+        while code is None or code in expected:
             process = runs.start(work)
             if hits < tries:
                 until(moment(work), process)
                 process.send_signal(how)
-            code = _ended(process)[0]
+            code = ended(process)[0]
             codes.add(code)
-            if code == 0:
-                break
-            hits += 1
-            expected = {KILLED} if how == signal.SIGKILL else {STOPPED, -signal.SIGTERM}
-            if code not in expected:
-                wrong.append(f"exit code {code}")
-                break
-        wrong += runs.differences(work) if code == 0 else []
+            hits += code != 0
+        wrong += runs.differences(work) if code == 0 else [f"exit code {code}"]
         shutil.rmtree(work)
+    if hits < tries:
+        wrong.append(f"the moment came {hits} times in {number} runs")
     if how == signal.SIGTERM and STOPPED not in codes:
         wrong.append(f"exit codes {codes}, never {STOPPED}")
-    ended = (
-        f"{number} {'run' if number == 1 else 'runs'} went on to the bits of one left alone"
-        if not wrong
-        else "runs differ"
-    )
-    return Row(f"{how.name} {name}", hits, ended, "; ".join(wrong))
+    went = f"{number} run{'s' * (number > 1)} went on to the bits of one left alone"
+    return Row(f"{how.name} {name}", hits, "runs differ" if wrong else went, wrong)
 
 
 def at_random(work: Path) -> Callable[[], bool]:
@@ -167,12 +168,12 @@ def at_random(work: Path) -> Callable[[], bool]:
 
 def in_a_save(work: Path) -> Callable[[], bool]:
     """A moment at which a checkpoint is being written, not always the first one."""
-    passed, before = random.randrange(4), [False]
+    passed, before = random.randrange(4), False
 
     def now() -> bool:
-        nonlocal passed
-        begins = saving(work) and not before[0]
-        before[0] = saving(work)
+        nonlocal passed, before
+        begins = saving(work) and not before
+        before = saving(work)
         passed -= begins
         return begins and passed < 0
 
@@ -189,9 +190,8 @@ def after_a_save(work: Path) -> Callable[[], bool]:
 def small_disk(folder: Path, size: str, *options: str) -> Iterator[Path]:
     """A file system of its own of that size. Raises PermissionError where none can be mounted."""
     folder.mkdir(exist_ok=True)
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", ",".join([f"size={size}", *options]), "tmpfs", folder], capture_output=True
-    )
+    mount = ["mount", "-t", "tmpfs", "-o", ",".join([f"size={size}", *options]), "tmpfs", folder]
+    done = subprocess.run(mount, capture_output=True)
     if done.returncode:
         raise PermissionError(f"{folder}: no file system can be mounted there: {done.stderr.decode().strip()}")
     try:
@@ -203,21 +203,15 @@ def small_disk(folder: Path, size: str, *options: str) -> Iterator[Path]:
 def disk(runs: Runs) -> list[Row]:
     """A disk that is full, at different moments, and one that takes nothing at all; then the disk is given room."""
     rows = []
+    happened = "one line names the file; with room again the same command ended with the same bits"
     for size in ("8k", "300k", "1500k"):
         with small_disk(runs.folder / "disk", size) as mounted:
-            code, printed = runs.run(mounted / "run")
-            said = [line for line in printed.splitlines() if "No space left" in line]
+            wrong = refusal(*runs.run(mounted / "run"), "No space left.*")
             subprocess.run(["mount", "-o", "remount,size=100m", mounted], check=True)
-            wrong = [] if code == 1 and len(said) == 1 and "Traceback" not in printed else [f"exit code {code}", *said]
-            code, printed = runs.run(mounted / "run")
-            wrong += runs.differences(mounted / "run") if code == 0 else [f"exit code {code}: {printed[-300:]}"]
-        happened = "one line names the file; with room again the same command ended with the same bits"
-        rows.append(Row(f"disk full at {size}", 1, happened, "; ".join(wrong)))
+            rows.append(Row(f"disk full at {size}", 1, happened, wrong + runs.resume(mounted / "run")[0]))
     with small_disk(runs.folder / "disk", "1m", "ro") as mounted:
-        code, printed = runs.run(mounted / "run")
-        wrong = [] if code == 1 and "Read-only file system" in printed.splitlines()[-1] else [printed[-300:]]
-        rows.append(Row("read-only workdir", 1, "one line names the folder", "; ".join(wrong)))
-    return rows
+        wrong = refusal(*runs.run(mounted / "run"), r"Read-only file system.*\n?\Z")
+    return [*rows, Row("read-only workdir", 1, "one line names the folder", wrong)]
 
 
 def data(runs: Runs) -> Row:
@@ -227,14 +221,10 @@ def data(runs: Runs) -> Row:
     process = runs.start(work, stderr=subprocess.PIPE)
     until(lambda: last(work) > 0, process)
     root.rename(away)
-    code, printed = _ended(process)
+    wrong = refusal(*ended(process), "^launch.py:")
     away.rename(root)
-    said = [line for line in printed.splitlines() if line.startswith("launch.py:")]
-    wrong = [] if code == 1 and len(said) == 1 and "Traceback" not in printed else [f"exit code {code}", printed[-300:]]
-    code, printed = runs.run(work)
-    wrong += runs.differences(work) if code == 0 else [f"exit code {code}: {printed[-300:]}"]
     happened = "one line names the picture; with the data back the same command ended with the same bits"
-    return Row("data root vanishes", 1, happened, "; ".join(wrong))
+    return Row("data root vanishes", 1, happened, wrong + runs.resume(work)[0])
 
 
 def damage(runs: Runs, tries: int) -> Row:
@@ -242,10 +232,9 @@ def damage(runs: Runs, tries: int) -> Row:
     stopped, wrong, used = runs.folder / "stopped", [], {"the last": 0, "the one before": 0}
     process = runs.start(stopped)
     until(lambda: last(stopped) > 0, process)
-    first = last(stopped)
-    until(lambda: last(stopped) > first, process)  # there is one before the last
+    until(after_a_save(stopped), process)  # there is one before the last
     process.send_signal(signal.SIGTERM)
-    assert _ended(process)[0] == STOPPED
+    assert ended(process)[0] == STOPPED
     for number in range(tries):
         work = runs.folder / f"damaged-{number}"
         shutil.copytree(stopped, work)
@@ -259,12 +248,12 @@ def damage(runs: Runs, tries: int) -> Row:
             file.write_bytes(content[: len(content) // 2])
         else:
             file.unlink()
-        code, printed = runs.run(work)
+        found, printed = runs.resume(work)
         used["the one before" if "is damaged" in printed else "the last"] += 1
-        wrong += runs.differences(work) if code == 0 else [f"{file.name}, exit code {code}: {printed[-300:]}"]
+        wrong += [f"{file.name}: {problem}" for problem in found]
         shutil.rmtree(work)
     happened = f"named if it mattered; went on from {', '.join(f'{n} x {k}' for k, n in used.items())}; the same bits"
-    return Row("a file of the last checkpoint damaged", tries, happened, "; ".join(wrong))
+    return Row("a file of the last checkpoint damaged", tries, happened, wrong)
 
 
 def processes(runs: Runs, tries: int) -> Row:
@@ -277,9 +266,9 @@ def processes(runs: Runs, tries: int) -> Row:
         until(lambda work=work: last(work) > 0, pair[0], 0.01)
         pair[number % 2].kill()
         begun = time.monotonic()
-        code, printed = _ended(pair[1 - number % 2])
+        code, printed = ended(pair[1 - number % 2])
         seconds.append(time.monotonic() - begun)
-        _ended(pair[number % 2])
+        ended(pair[number % 2])
         if code == 0 or "another one is gone" not in printed:
             wrong.append(f"exit code {code}: {printed[-300:]}")
         code, printed = runs.run(work)
@@ -287,29 +276,28 @@ def processes(runs: Runs, tries: int) -> Row:
             wrong.append(f"alone: exit code {code}: {printed[-300:]}")
         shutil.rmtree(work)
     happened = f"the other said so and ended within {max(seconds):.0f} s; one process went on to the end"
-    return Row("one of two processes killed", tries, happened, "; ".join(wrong))
+    return Row("one of two processes killed", tries, happened, wrong)
 
 
 def main() -> None:
-    sections = ["kills", "saves", "stops", "disk", "data", "damage", "processes"]
+    made = {
+        "kills": lambda n: [kills(runs, n, "at a random moment", at_random, signal.SIGKILL)],
+        "saves": lambda n: [kills(runs, -(-n // 3), "inside a save", in_a_save, signal.SIGKILL)],
+        "stops": lambda n: [kills(runs, -(-n // 3), "while training", after_a_save, signal.SIGTERM)],
+        "disk": lambda n: disk(runs),
+        "data": lambda n: [data(runs)],
+        "damage": lambda n: [damage(runs, -(-n // 3))],
+        "processes": lambda n: [processes(runs, -(-n // 6))],
+    }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sections", nargs="*", choices=sections, default=sections)
+    parser.add_argument("sections", nargs="*", choices=made, default=list(made))
     parser.add_argument("--tries", type=int, default=30, help="kills at random moments; other faults have a third")
     arguments, rows = parser.parse_args(), []
     with tempfile.TemporaryDirectory() as folder:
-        runs, third = Runs(Path(folder)), -(-arguments.tries // 3)
-        made = {
-            "kills": lambda: [kills(runs, arguments.tries, "at a random moment", at_random, signal.SIGKILL)],
-            "saves": lambda: [kills(runs, third, "inside a save", in_a_save, signal.SIGKILL)],
-            "stops": lambda: [kills(runs, third, "while training", after_a_save, signal.SIGTERM)],
-            "disk": lambda: disk(runs),
-            "data": lambda: [data(runs)],
-            "damage": lambda: [damage(runs, third)],
-            "processes": lambda: [processes(runs, -(-third // 2))],
-        }
+        runs = Runs(Path(folder))
         print("| fault | tried | what happened | lost |\n|---|---|---|---|", flush=True)
         for section in dict.fromkeys(arguments.sections):
-            for row in made[section]():
+            for row in made[section](arguments.tries):
                 rows.append(row)
                 print(f"| {row.fault} | {row.tries} | {row.happened} | {row.lost or 'nothing'} |", flush=True)
     sys.exit(any(row.lost for row in rows))

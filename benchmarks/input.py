@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict
 from PIL import Image
 
-from benchmarks import torch_affinity as plain
-from configs import common, synthetic
+from benchmarks import measuring
+from benchmarks.measuring import cell, load_torch, median
+from benchmarks.ours import NETWORKS, configured, step_of
 from input_pipeline import records
 from input_pipeline.batches import Images, train_batches
 from input_pipeline.images import Folder
@@ -35,12 +35,9 @@ from input_pipeline.index import Index
 from input_pipeline.sampling import sampling_plan
 from input_pipeline.scenes import CAMERAS
 from input_pipeline.synthetic import draw
-from modes.building import initial_state, model_of
-from saai_jax import parallel, train
+from saai_jax import parallel
 
 EACH = 12  # pictures of an identity: two of each camera
-NETWORKS: dict[str, Callable[[], ConfigDict]] = {"small": lambda: synthetic.get_config("large")}
-NETWORKS["resnet50"] = common.get_config
 
 
 def drawn(folder: str, images: int, height: int) -> Index:
@@ -93,7 +90,7 @@ def ours(images: Images, index: Index, rows: np.ndarray, args: argparse.Namespac
 
 def torchs(folder: str, index: Index, rows: np.ndarray, args: argparse.Namespace, workers: int) -> Loader:
     """torch's batches of the same rows."""
-    loader: Any = plain.load_torch().utils.data.DataLoader
+    loader: Any = load_torch().utils.data.DataLoader
     pictures = TorchPictures(folder, index, index.labels(), args.height)
     # Spawned: this process holds threads of JAX, which a fork would break.
     options = {"num_workers": workers, "multiprocessing_context": "spawn"} if workers else {}
@@ -113,10 +110,6 @@ def turn(loader: Loader, consume: Callable[[Iterator], Any]) -> float:
     return end - filled
 
 
-def median(values: np.ndarray) -> float:
-    return float(np.median(values))
-
-
 def in_turn(loaders: dict[Any, Loader], consume: Callable[[Iterator], Any], repeats: int) -> dict[Any, np.ndarray]:
     """Seconds to consume from each loader in each turn, after a round that starts them; ends them."""
     for loader in loaders.values():
@@ -129,19 +122,13 @@ def in_turn(loaders: dict[Any, Loader], consume: Callable[[Iterator], Any], repe
 
 def stepping(args: argparse.Namespace, index: Index) -> Callable[[Iterator], None]:
     """Runs train steps of the network on the next batches, and waits for the last."""
-    config: Any = NETWORKS[args.network]()
-    config.data.height, config.data.width = args.height, args.height // 2
-    model = model_of(config, int(index.labels().max()) + 1)
-    mesh, state = parallel.batch_mesh(), initial_state(config, model)
-    key = parallel.replicate(jax.random.key(0), mesh)
-    recipe = train.Recipe(**config.loss, **config.augment, weight_decay=config.train.weight_decay)
-    rate, follow = np.float32(1e-4), np.float32(config.train.teacher_rate)
+    state, step, _, given = step_of(configured(args.network, args.height), int(index.labels().max()) + 1)
+    mesh = parallel.batch_mesh()
 
     def consume(batches: Iterator) -> None:
         nonlocal state
         for _ in range(args.steps):
-            batch = parallel.split(next(batches), mesh)
-            state, _ = train.train_step(state, batch, rate, follow, key, model=model, recipe=recipe)
+            state, _ = step(state, parallel.split(next(batches), mesh), *given)
         jax.block_until_ready(state)
 
     return consume
@@ -153,26 +140,13 @@ def held(loader: Loader) -> Loader:
     return Loader(itertools.cycle(copies), 0)
 
 
-def cell(value) -> str:
-    """Three digits of a number below 1,000, whole ones above."""
-    if not isinstance(value, float):
-        return "-" if value is None else str(value)
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
-
-
-def table(rows: list[dict]) -> str:
-    """Rows with the same keys as a Markdown table."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([cell(x) for x in row.values()] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def loading(readers: dict[str, Any], index: Index, rows: np.ndarray, args: argparse.Namespace):
     """Images per second of every reader, by processes and threads."""
     cores = os.cpu_count() or 1
     threads, processes = ([n for n in (1, 2, 4, 8, 16, 32) if n <= max(least, cores)] for least in (8, 2))
     loaders = {(name, 0, t): ours(images, index, rows, args, t, 0) for name, images in readers.items() for t in threads}
     loaders |= {("files", p, 2): ours(readers["files"], index, rows, args, 2, p) for p in processes if p <= 4}
-    if plain.load_torch():
+    if load_torch():
         loaders |= {("torch", p, "-"): torchs(readers["files"].root, index, rows, args, p) for p in (0, *processes)}
     memory = held(loaders["resized", 0, 1])
     seconds = in_turn(loaders, lambda batches: deque(itertools.islice(batches, args.batches), 0), args.repeats)
@@ -211,26 +185,21 @@ def prepared(folder: str, index: Index, height: int) -> dict[str, Any]:
     return {"files": files, "packed": records.Packed(*where, index, folder), "resized": resized}
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(given: list[str] | None = None) -> None:
     sections = {f.__name__: f for f in (loading, waiting)}
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.input", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("section", nargs="*", default=list(sections), help=", ".join(sections))
-    parser.add_argument("--images", type=int, default=1200, help="pictures that are drawn")
-    parser.add_argument("--stored", type=int, default=432, help="their height in the files")
-    parser.add_argument("--height", type=int, default=288, help="their height in a batch; widths are half of it")
-    parser.add_argument("--identities", type=int, default=10, help="of a batch, eight pictures each")
-    parser.add_argument("--batches", type=int, default=32, help="batches that a turn of loading takes")
-    parser.add_argument("--steps", type=int, default=8, help="train steps of a turn")
-    parser.add_argument("--repeats", type=int, default=3, help="turns whose median is printed")
-    parser.add_argument("--network", choices=NETWORKS, default="small", help="whose step is run")
-    parser.add_argument("--step-images-per-second", type=float, help="what the step eats, if it is not to be timed")
-    args = parser.parse_args(arguments)
-    if unknown := sorted(set(args.section) - set(sections)):
-        parser.error(f"unknown section {unknown[0]!r}, expected some of {', '.join(sections)}")
+    options = {
+        "--images": {"type": int, "default": 1200, "help": "pictures that are drawn"},
+        "--stored": {"type": int, "default": 432, "help": "their height in the files"},
+        "--height": {"type": int, "default": 288, "help": "their height in a batch; widths are half of it"},
+        "--identities": {"type": int, "default": 10, "help": "of a batch, eight pictures each"},
+        "--batches": {"type": int, "default": 32, "help": "batches that a turn of loading takes"},
+        "--steps": {"type": int, "default": 8, "help": "train steps of a turn"},
+        "--repeats": {"type": int, "default": 3, "help": "turns whose median is printed"},
+        "--network": {"choices": NETWORKS, "default": "small", "help": "whose step is run"},
+        "--step-images-per-second": {"type": float, "help": "what the step eats, if it is not to be timed"},
+    }
+    args = measuring.arguments("input", __doc__, sections, options, given)
     flags.FLAGS.mark_as_parsed()  # or grain's worker processes do not start
-    torch = plain.load_torch()
-    device, other = jax.devices()[0].device_kind, f"torch {torch.__version__}" if torch else plain.ABSENT
-    print(f"{os.cpu_count()} CPU cores; jax {jax.__version__} on {device}; {other}")
     with tempfile.TemporaryDirectory(prefix="saai-input-") as folder:
         index = drawn(folder, args.images, args.stored)
         readers = prepared(folder, index, args.height)
@@ -242,8 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
         # So many that no loader comes to an end: none has more than 200 batches ready.
         rows = np.tile(plan, (-(-(args.repeats + 1) * (args.batches + args.steps + 400) // len(plan)), 1))
         for name in args.section:
-            print(f"\n{name}: {sections[name].__doc__}", flush=True)
-            print(table(sections[name](readers, index, rows, args)), flush=True)
+            measuring.show(f"{name}: {sections[name].__doc__}", sections[name](readers, index, rows, args))
 
 
 if __name__ == "__main__":

@@ -1,156 +1,25 @@
-"""What benchmarks.affinity measures against, the formulas written plainly in torch and as numpy loops, and how.
+"""What benchmarks.affinity measures against: the formulas written plainly in torch, and as numpy loops.
 
-The formulas are what one writes down from the papers with a library's own functions.
+They are what one writes down from the papers with a library's own functions.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 import numpy as np
-
-ABSENT = "torch: not installed (pip install -e '.[bench]')"
-
-
-@functools.cache
-def load_torch() -> Any:
-    """torch, or None. Imported only where it is needed: it takes memory."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    torch.backends.cuda.matmul.allow_tf32 = False
-    return torch
-
-
-def to_torch(*arrays: np.ndarray) -> list:
-    """Tensors where torch computes."""
-    device = "cuda" if load_torch().cuda.is_available() else "cpu"
-    return [load_torch().from_numpy(x).to(device) for x in arrays]
-
-
-def host(result) -> np.ndarray:
-    return np.asarray(result.cpu() if hasattr(result, "cpu") else result)
-
-
-def proc(file: str, field: str) -> int:
-    """Bytes in a field of /proc/FILE, 0 where there is none.
-
-    Of peaks, VmHWM: what getrusage gives a new process begins at the peak of the one that started it.
-    """
-    try:
-        return 1024 * int(Path("/proc", file).read_text().split(f"{field}:")[1].split()[0])
-    except OSError:
-        return 0
-
-
-def differences(a, b) -> dict[str, str]:
-    """The largest, and how many exceed rounding: a near-tie decided otherwise changes a few distances by more."""
-    difference = np.abs(host(a) - host(b))
-    return {"max diff": f"{difference.max():.0e}", "> 1e-4": f"{(difference > 1e-4).mean():.0e}"}
-
-
-def device_peak() -> int:
-    """The most bytes that jax has held on an accelerator since the process began; 0 on a CPU."""
-    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
-
-
-def measured(call: Callable[[], Any]) -> tuple[float, int, Any]:
-    """Seconds, bytes and result of a call. Bytes: on a CPU its peak beyond what was held before, on a GPU all held."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the process's peak is now what it holds
-    before = proc("self/status", "VmRSS")
-    start = time.perf_counter()
-    result = call()
-    if cuda := getattr(result, "is_cuda", False):
-        load_torch().cuda.synchronize()
-    jax.block_until_ready(result)
-    seconds = time.perf_counter() - start
-    on_device = load_torch().cuda.max_memory_allocated() if cuda else device_peak()
-    return seconds, on_device or max(proc("self/status", "VmHWM") - before, 0), result
-
-
-def in_turn(calls: dict[str, Callable[[], Any]], repeats: int, cold: tuple[str, ...] = ()) -> tuple[dict, dict, dict]:
-    """Medians of the calls' seconds, their memory and their results, all called in turn.
-
-    A first round is not counted; the calls of `cold`, which compile nothing, are left out of it.
-    """
-    first = {name: measured(call) for name, call in calls.items() if name not in cold}
-    rounds = [{name: measured(call) for name, call in calls.items()} for _ in range(repeats)]
-    seconds = {name: float(np.median([each[name][0] for each in rounds])) for name in calls}
-    # A GPU's peak never falls, so the first round has it; on a CPU that round counts what compiling takes.
-    memory = {name: x[1] for name, x in (rounds[-1] | (first if device_peak() else {})).items()}
-    return seconds, memory, {name: x[2] for name, x in rounds[-1].items()}
-
-
-gemm = jax.jit(lambda a, b: jnp.matmul(a, b.T, precision="highest"))
-
-
-def bandwidth() -> float:
-    """Bytes per second of a copy, read and written."""
-    x = jnp.ones(1 << (26 if jax.default_backend() == "cpu" else 28))
-    copy = jax.jit(lambda x: x + 1)
-    return 2 * x.nbytes / in_turn({"copy": lambda: copy(x)}, 5)[0]["copy"]
-
-
-def clusters(identity: np.ndarray, infrared: np.ndarray, d: int, noise: float = 1.0) -> np.ndarray:
-    """f32[n d]: a random centre for every identity plus noise, and a shift common to infrared images."""
-    rng = np.random.default_rng(0)
-    centre, shift = (rng.standard_normal((n, d), np.float32) for n in (identity.max() + 1, 1))
-    rows = np.empty((len(identity), d), np.float32)
-    for start in range(0, len(rows), 4096):  # in parts, as the peak memory that is printed counts this too
-        part = slice(start, start + 4096)
-        rows[part] = centre[identity[part]] + infrared[part, None] * shift
-        rows[part] += np.float32(noise) * rng.standard_normal(rows[part].shape, np.float32)
-    return rows
-
-
-def pair(q: int, g: int, identities: int, d: int) -> tuple[np.ndarray, np.ndarray]:
-    """Infrared queries and a visible gallery, all identities about equally often in both."""
-    n = np.arange(q + g)
-    rows = clusters(np.where(n < q, n, n - q) % identities, n < q, d)
-    return rows[:q], rows[q:]
-
-
-def say(row: dict, heading: bool) -> None:
-    """A line of a table, under the names of its columns the first time."""
-    if heading:
-        print(*(f"{n:>{width(n, x)}}" for n, x in row.items()), sep="  ")
-    texts = ("-" if x is None else f"{x:.3f}" if isinstance(x, float) else f"{x}" for x in row.values())
-    print(*(f"{text:>{width(n, x)}}" for text, (n, x) in zip(texts, row.items(), strict=True)), sep="  ", flush=True)
-
-
-def width(name: str, value) -> int:
-    return {"case": 11, "size, k1/k2": 25, "size, precision": 27}.get(name, max(len(name), 8))
-
-
-def alone(function, *given) -> dict:
-    """The function's result from a new process: its peak memory is its own, and nothing is compiled or cached."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *given).result()
-
-
-def _unit(x):
-    return x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
 
 def cosine(query, gallery):
     """1 - cosine similarity of torch tensors f32[q d], f32[g d]."""
-    return 1 - _unit(query) @ _unit(gallery).T
+    from torch.nn.functional import normalize
+
+    return 1 - normalize(query) @ normalize(gallery).T
 
 
 def aim(query, gallery, *, k1: int, k2: int):
     """AIM as released, on torch tensors f32[q d], f32[g d], with whole matrices."""
-    query, gallery = _unit(query), _unit(gallery)
+    from torch.nn.functional import normalize
+
+    query, gallery = normalize(query), normalize(gallery)
     query_gallery, gallery_gallery = query @ gallery.T, gallery @ gallery.T
 
     def strongest(affinity):
@@ -162,7 +31,7 @@ def aim(query, gallery, *, k1: int, k2: int):
     expanded = kept[neighbours[:, 0]]
     for i in range(1, k2):
         expanded += kept[neighbours[:, i]]
-    return -(_unit(strongest(query_gallery)) @ _unit(expanded / k2).T) - query_gallery
+    return -(normalize(strongest(query_gallery)) @ normalize(expanded / k2).T) - query_gallery
 
 
 def aim_float64(query: np.ndarray, gallery: np.ndarray, *, k1: int, k2: int) -> np.ndarray:

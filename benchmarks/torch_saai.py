@@ -2,11 +2,14 @@
 
 The same network, losses, teachers, optimiser and augmentation as saai_jax, under the names of saai_jax.weights.names,
 so that our weights load. Nothing here waits for a GPU: the rows of a modality are indices that come with the batch.
+`of` has the fields of a configuration's network, `recipe` the numbers of its losses and its augmentation.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,36 +17,35 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saai_jax.augment import LUMINANCE, MEAN, STD
-from saai_jax.models.saai import SAAI
-from saai_jax.train import Recipe
 
 
 def conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
 
 
-class Block(nn.Module):
+class Block(nn.Sequential):
     """A block of ResNet-50 (three convolutions) or of ResNet-18 (two); the 3x3 that comes first has the stride."""
 
     def __init__(self, inputs: int, features: int, stride: int, bottleneck: bool):
-        super().__init__()
         outputs = 4 * features if bottleneck else features
         widths, sizes = ([features, features, outputs], (1, 3, 1)) if bottleneck else ([features] * 2, (3, 3))
         strides = (1, stride, 1) if bottleneck else (stride, 1)
-        self.depth = len(sizes)
+        layers = OrderedDict()
         for i, given in enumerate([inputs, *widths[:-1]]):
-            setattr(self, f"conv{i + 1}", conv(given, widths[i], sizes[i], strides[i]))
-            setattr(self, f"bn{i + 1}", nn.BatchNorm2d(widths[i]))
-        self.downsample = nn.Sequential()
-        if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+            layers[f"conv{i + 1}"] = conv(given, widths[i], sizes[i], strides[i])
+            layers[f"bn{i + 1}"] = nn.BatchNorm2d(widths[i])
+            layers[f"relu{i + 1}"] = nn.ReLU()
+        layers.popitem()  # the last comes after the sum
+        shortcut = conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
+        layers["downsample"] = nn.Sequential(*shortcut if stride != 1 or inputs != outputs else ())
+        super().__init__(layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        *layers, downsample = self
         y = x
-        for i in range(1, self.depth + 1):
-            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
-            y = F.relu(y) if i < self.depth else y
-        return F.relu(self.downsample(x) + y)
+        for layer in layers:
+            y = layer(y)
+        return F.relu(downsample(x) + y)
 
 
 class ModalityAttention(nn.Module):
@@ -59,32 +61,20 @@ class ModalityAttention(nn.Module):
         return m * x + (1 - m) * F.instance_norm(x)
 
 
-class ResNet(nn.Module):
-    """The feature map of saai_jax.models.backbone.ResNet, channels first."""
-
-    def __init__(self, of: SAAI):
-        super().__init__()
-        self.conv1, self.bn1 = conv(3, of.width, 7, 2), nn.BatchNorm2d(of.width)
-        self.pool = nn.MaxPool2d(3, 2, 1) if of.stem_pool else nn.Identity()
-        channels, self.stages = of.width, []
-        for i, depth in enumerate(of.stages):
-            blocks = []
-            for j in range(depth):
-                stride, features = 2 if j == 0 and 0 < i < 3 else 1, of.width * 2**i
-                blocks.append(Block(channels, features, stride, of.bottleneck))
-                channels = 4 * features if of.bottleneck else features
-            self.stages.append(f"layer{i + 1}")
-            setattr(self, self.stages[-1], nn.Sequential(*blocks))
-            if i + 1 in of.mam:
-                self.stages.append(f"MAM{i + 1}")
-                setattr(self, self.stages[-1], ModalityAttention(channels))
-        self.channels = channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.pool(F.relu(self.bn1(self.conv1(x))))
-        for stage in self.stages:
-            x = getattr(self, stage)(x)
-        return x
+def resnet(of: Any) -> tuple[nn.Module, int]:
+    """Our backbone, channels first, and the channels of its map."""
+    layers = OrderedDict(conv1=conv(3, of.width, 7, 2), bn1=nn.BatchNorm2d(of.width), relu=nn.ReLU())
+    layers["pool"] = nn.MaxPool2d(3, 2, 1) if of.stem_pool else nn.Identity()
+    channels = of.width
+    for i, depth in enumerate(of.stages):
+        blocks, features = [], of.width * 2**i
+        for j in range(depth):
+            blocks.append(Block(channels, features, 2 if j == 0 and 0 < i < 3 else 1, of.bottleneck))
+            channels = 4 * features if of.bottleneck else features
+        layers[f"layer{i + 1}"] = nn.Sequential(*blocks)
+        if i + 1 in of.mam:
+            layers[f"MAM{i + 1}"] = ModalityAttention(channels)
+    return nn.Sequential(layers), channels
 
 
 class Safl(nn.Module):
@@ -118,30 +108,35 @@ class Neck(nn.Module):
 class Network(nn.Module):
     """The network of a SAAI that pools by prototypes; `forward` gives its total loss (saai_jax.train.loss_terms)."""
 
-    def __init__(self, of: SAAI, positions: int, recipe: Recipe):
+    def __init__(self, of: Any, recipe: Any, positions: int, identities: int):
         super().__init__()
         if of.pooling != "prototypes" or of.aggregate_position:
             raise ValueError("only the released network is written in torch")
         self.recipe = recipe
-        self.backbone = ResNet(of)
-        self.attn_pool = Safl(of.parts, positions, self.backbone.channels)
-        features = (of.parts + 1) * self.backbone.channels
+        self.backbone, channels = resnet(of)
+        self.attn_pool = Safl(of.parts, positions, channels)
+        features = (of.parts + 1) * channels
         self.bn_neck = Neck(features)
         for name in ("classifier", "visible_classifier", "infrared_classifier"):
-            setattr(self, name, nn.Linear(features, of.identities, bias=False))
-        for name in ("visible_classifier_", "infrared_classifier_"):
-            setattr(self, name, nn.Linear(features, of.identities, bias=False).requires_grad_(False))
+            setattr(self, name, nn.Linear(features, identities, bias=False))
+            if name != "classifier":
+                setattr(self, f"{name}_", nn.Linear(features, identities, bias=False).requires_grad_(False))
 
     @torch.no_grad()
     def move_teachers(self, follow: float) -> None:
         self.visible_classifier_.weight.lerp_(self.visible_classifier.weight, follow)
         self.infrared_classifier_.weight.lerp_(self.infrared_classifier.weight, follow)
 
-    def forward(self, image: Tensor, identity: Tensor, visible: Tensor, infrared: Tensor) -> Tensor:
-        x, r = self.backbone(image), self.recipe
+    def embed(self, image: Tensor, visible: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features f[b d] before and after the neck, and the parts' similarities, of normalised pictures."""
+        x = self.backbone(image)
         parts, similarity = self.attn_pool(x)
         feature = torch.cat([parts.flatten(1), x.mean((2, 3))], 1).float()
-        embedding = self.bn_neck(feature, visible, infrared)
+        return feature, self.bn_neck(feature, visible, infrared), similarity
+
+    def forward(self, image: Tensor, identity: Tensor, visible: Tensor, infrared: Tensor) -> Tensor:
+        feature, embedding, similarity = self.embed(image, visible, infrared)
+        r = self.recipe
         of_visible, of_infrared = embedding[visible], embedding[infrared]
         own_visible, own_infrared = self.visible_classifier(of_visible), self.infrared_classifier(of_infrared)
         with torch.no_grad():
@@ -175,7 +170,12 @@ def part_diversity(similarity: Tensor) -> Tensor:
     return -(maps[:, first] - maps[:, second]).square().mean(2).sqrt().mean()
 
 
-def augment(image: Tensor, recipe: Recipe) -> Tensor:
+def normalise(x: Tensor) -> Tensor:
+    """f32[b h w 3] in 0..1 by ImageNet's mean and deviation."""
+    return (x - torch.tensor(MEAN, device=x.device)) / torch.tensor(STD, device=x.device)
+
+
+def augment(image: Tensor, recipe: Any) -> Tensor:
     """saai_jax.augment on a batch: flip, symmetric pad and crop, grayscale, normalise, erase; u8[b h w 3] to NCHW."""
     (b, h, w, _), device, pad = image.shape, image.device, recipe.pad
 
@@ -193,8 +193,8 @@ def augment(image: Tensor, recipe: Recipe) -> Tensor:
     else:
         single = (x * torch.tensor(LUMINANCE, device=device)).sum(3, keepdim=True)
     x = torch.where((draw < 3)[:, None, None, None], single, x)
-    x = (x - torch.tensor(MEAN, device=device)) / torch.tensor(STD, device=device)
-    return torch.where(erased(b, h, w, recipe.erasing, device)[..., None], torch.randn_like(x), x).permute(0, 3, 1, 2)
+    gone = erased(b, h, w, recipe.erasing, device)[..., None]
+    return torch.where(gone, torch.randn_like(x), normalise(x)).permute(0, 3, 1, 2)
 
 
 def erased(b: int, h: int, w: int, probability: float, device: torch.device) -> Tensor:
@@ -213,9 +213,9 @@ def erased(b: int, h: int, w: int, probability: float, device: torch.device) -> 
     return inside[0][:, :, None] & inside[1][:, None]
 
 
-def network(of: SAAI, positions: int, recipe: Recipe, weights: Mapping[str, np.ndarray]) -> Network:
+def network(of: Any, recipe: Any, weights: Mapping[str, np.ndarray]) -> Network:
     """The network on the device where torch computes, with weights by torch's names (saai_jax.weights.names)."""
-    made = Network(of, positions, recipe)
+    made = Network(of, recipe, len(weights["attn_pool.pos_embeding"]), len(weights["classifier.weight"]))
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
     missing, unexpected = made.load_state_dict(tensors, strict=False)
     # BatchNorm's counters, and the neck's biases, which stay zero.
@@ -223,8 +223,3 @@ def network(of: SAAI, positions: int, recipe: Recipe, weights: Mapping[str, np.n
     if missing or unexpected:
         raise ValueError(f"weights are missing: {missing}; or unknown: {unexpected}")
     return made.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def adam(parameters, rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Adam with L2 in the gradient, in its fastest form."""
-    return torch.optim.Adam([p for p in parameters if p.requires_grad], rate, weight_decay=weight_decay, fused=True)

@@ -16,40 +16,33 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import os
 from concurrent.futures import Executor
 
-import jax
 import numpy as np
 
-from benchmarks import steps
-from benchmarks import torch_affinity as plain
-from benchmarks.input import table
+from benchmarks import measuring, ours, steps
+from benchmarks.measuring import MIB, median
 from benchmarks.steps import Form, on_gpu
 
-MIB = 1 << 20
 STEPS = {"small": 30, "resnet50": 3}  # of a turn
 Held = tuple[Form, Executor]  # and the process that has it
 
 
-def attempt(process: Executor, name: str, size: int, *how) -> list[Held]:
-    """Torch's form in that process, or none and a line that says why."""
-    try:
-        return [(process.submit(steps.torchs, name, size, *how).result(), process)]
-    except Exception as error:  # a compiler that is not there, memory that does not suffice
-        why = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        print(f"{steps.title(*how)}: not measured: {why}", flush=True)
-        return []
-
-
 def forms_of(name: str, size: int, here: Executor, torchs: Executor | None, compiled: bool) -> list[Held]:
-    """Every form that there is here, compiled torch if wanted."""
+    """Every form that there is here, compiled torch if wanted; a line says why one of torch's cannot be measured."""
     # In the order of the memory they need: jax gives a GPU's peak since the process began.
     dtypes = ("bfloat16", "float32") if on_gpu() else ("float32",)
-    made = [(here.submit(steps.ours, name, size, dtype).result(), here) for dtype in dtypes]
-    for dtype in ("float32", "bfloat16", "float16")[: 3 if on_gpu() else 1] if torchs else ():
-        for wrapped, last in itertools.product((False, True)[: 1 + compiled], (False, True)):
-            made += attempt(torchs, name, size, dtype, last, wrapped)
+    made = [(here.submit(steps.our_form, name, size, dtype).result(), here) for dtype in dtypes]
+    if not torchs:
+        return made
+    dtypes = ("float32", "bfloat16", "float16") if on_gpu() else ("float32",)
+    for dtype, wrapped, last in itertools.product(dtypes, (False, True)[: 1 + compiled], (False, True)):
+        how = dtype, last, wrapped
+        try:
+            made.append((torchs.submit(steps.torch_form, name, size, *how).result(), torchs))
+        except Exception as error:  # a compiler that is not there, memory that does not suffice
+            why = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            print(f"{steps.title(*how)}: not measured: {why}", flush=True)
     return made
 
 
@@ -60,81 +53,55 @@ def turns(forms: list[Held], repeats: int, count: int) -> tuple[np.ndarray, np.n
     """
     seconds, busy = np.zeros((2, repeats, len(forms)))
     n = 8192 if on_gpu() else 1536
-    pairs = {(form.dtype, "jax" if form.name.startswith("ours") else "torch"): process for form, process in forms}
-    calls = [
-        (dtype, process, process.submit(steps.product, library, dtype, n).result())
-        for (dtype, library), process in pairs.items()
-    ]
-    best = {dtype: float("inf") for dtype, *_ in calls}
+    pairs = {(form.dtype, form.name.startswith("torch")): process for form, process in forms}
+    names = [process.submit(steps.product, *pair, n).result() for pair, process in pairs.items()]
+    best: dict[str, float] = {}
     for i in range(repeats):
         for j, (form, process) in enumerate(forms):
             seconds[i, j], busy[i, j] = process.submit(steps.turn, form.name, count).result()
-        for dtype, process, name in calls:
-            best[dtype] = min(best[dtype], process.submit(steps.turn, name).result()[0])
-    return seconds, busy, {dtype: 2 * n**3 / spent for dtype, spent in best.items()}
-
-
-def rows_of(
-    forms: list[Form],
-    seconds: np.ndarray,
-    busy: np.ndarray,
-    speed: dict[str, float],
-    operations: float,
-    size: int,
-) -> list[dict]:
-    """A row for each form, from what `turns` gives; operations: of a step; size: of a batch."""
-    rows = []
-    for j, form in enumerate(forms):
-        spent = float(np.median(seconds[:, j]))
-        row = {
-            "": f"{chr(97 + j)}: {form.name}",
-            "ms a step": 1000 * spent,
-            "fastest": 1000 * float(seconds[:, j].min()),
-        }
-        row |= {"CPU s": float(np.median(busy[:, j])), "images/s": size / spent}
-        row |= {"% of matmul": 100 * operations / spent / speed[form.dtype]}
-        row |= {f"/ {chr(97 + i)}": float(np.median(seconds[:, j] / seconds[:, i])) for i in range(len(forms))}
-        row |= {"compiling s": form.compiling}
-        row |= {"MiB": "not measured" if form.memory is None else str(form.memory // MIB)}
-        rows.append(row)
-    return rows
+        for name, ((dtype, _), process) in zip(names, pairs.items(), strict=True):
+            speed = 2 * n**3 / process.submit(steps.turn, name).result()[0]
+            best[dtype] = max(best.get(dtype, 0), speed)
+    return seconds, busy, best
 
 
 def measure(name: str, size: int, with_torch: bool, args: argparse.Namespace) -> None:
     """Prints the table of a network on batches of a size."""
-    data = steps.NETWORKS[name]().data
-    print(f"\n{name}: batch {size} of {data.height} x {data.width}\n", flush=True)
+    data = ours.configured(name).data
     with steps.process() as here, steps.process("cpu") if with_torch else contextlib.nullcontext() as torchs:
-        forms = forms_of(name, size, here, torchs, not args.no_compile)
-        seconds, busy, speed = turns(forms, args.repeats, args.steps or STEPS[name])
-    operations = next(form.operations for form, _ in reversed(forms) if form.operations)  # as traced in float32
-    print(table(rows_of([form for form, _ in forms], seconds, busy, speed, operations, size)), end="\n\n")
+        held = forms_of(name, size, here, torchs, not args.no_compile)
+        seconds, busy, speed = turns(held, args.repeats, args.steps or STEPS[name])
+    forms = [form for form, _ in held]
+    operations = next(form.operations for form in reversed(forms) if form.operations)  # as traced in float32
+    rows = []
+    for j, form in enumerate(forms):
+        spent = median(seconds[:, j])
+        row = {"": f"{chr(97 + j)}: {form.name}", "ms a step": 1000 * spent, "fastest": 1000 * seconds[:, j].min()}
+        row |= {"CPU s": median(busy[:, j]), "images/s": size / spent}
+        row |= {"% of matmul": 100 * operations / spent / speed[form.dtype]}
+        row |= {f"/ {chr(97 + i)}": median(seconds[:, j] / seconds[:, i]) for i in range(len(forms))}
+        row |= {"compiling s": form.compiling}
+        rows.append(row | {"MiB": "not measured" if form.memory is None else form.memory // MIB})
+    measuring.show(f"{name}: batch {size} of {data.height} x {data.width}", rows)
     best = ", ".join(f"{x / 1e9:.0f} GFLOP/s in {dtype}" for dtype, x in speed.items())
-    print(f"{operations / 1e9:.1f} GFLOP a step; matmul {best}", flush=True)
+    print(f"\n{operations / 1e9:.1f} GFLOP a step; matmul {best}", flush=True)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    about = (__doc__ or "").splitlines()[0]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step", description=about)
-    parser.add_argument("section", nargs="*", help=", ".join(steps.NETWORKS))
-    parser.add_argument("--repeats", type=int, default=7, help="turns whose median is printed")
-    parser.add_argument(
-        "--steps", type=int, help="steps of a form in each turn; 30 or 3 by default, for a second or more"
-    )
-    parser.add_argument("--batch", type=int, action="append", help="another size, in pictures; may be given again")
-    parser.add_argument("--no-compile", action="store_true", help="without torch.compile, which takes minutes")
-    args = parser.parse_args(arguments)
-    if unknown := sorted(set(args.section) - set(steps.NETWORKS)):
-        parser.error(f"unknown section {unknown[0]!r}, expected some of {', '.join(steps.NETWORKS)}")
-    torch = plain.load_torch()
-    other = f"torch {torch.__version__}, {torch.get_num_threads()} threads" if torch else plain.ABSENT
-    print(f"{os.cpu_count()} CPU cores; jax {jax.__version__} on {jax.devices()[0].device_kind}; {other}")
+def main(given: list[str] | None = None) -> None:
+    options = {
+        "--repeats": {"type": int, "default": 7, "help": "turns whose median is printed"},
+        "--steps": {"type": int, "help": "steps of a form in each turn; 30 or 3 by default, for a second or more"},
+        "--batch": {"type": int, "action": "append", "help": "another size, in pictures; may be given again"},
+        "--no-compile": {"action": "store_true", "help": "without torch.compile, which takes minutes"},
+    }
+    args = measuring.arguments("train_step", __doc__, ours.NETWORKS, options, given)
+    torch = measuring.load_torch()
     if not on_gpu():
         print("no GPU: small batches, no half precision", flush=True)
     if torch and on_gpu() != torch.cuda.is_available():
         print("torch: not measured: it computes on another device than jax", flush=True)
         torch = None
-    for name in args.section or steps.NETWORKS:
+    for name in args.section:
         for size in args.batch or {"small": [64], "resnet50": [80, 128] if on_gpu() else [8]}[name]:
             measure(name, size, bool(torch), args)
 

@@ -127,46 +127,23 @@ def _tone(material: Material, infrared: bool) -> np.ndarray:
 
 def _figure(cloth: Cloth, around: np.ndarray, down: np.ndarray) -> np.ndarray:
     """bool[h w], True on the pattern's figure, at places around and down a part in CLOTH_UNITs."""
-    return PATTERN_FIGURES[cloth.pattern](cloth, around, down)
-
-
-def _hoops(cloth: Cloth, around: np.ndarray, down: np.ndarray) -> np.ndarray:
-    return (down * cloth.frequency + cloth.phase) % 1 < cloth.duty
-
-
-def _pinstripe(cloth: Cloth, around: np.ndarray, down: np.ndarray) -> np.ndarray:
-    return (around * cloth.frequency + cloth.phase) % 1 < cloth.duty
-
-
-def _diagonal(cloth: Cloth, around: np.ndarray, down: np.ndarray) -> np.ndarray:
-    return ((down + around) * 0.7 * cloth.frequency + cloth.phase) % 1 < cloth.duty
-
-
-def _check(cloth: Cloth, around: np.ndarray, down: np.ndarray) -> np.ndarray:
-    columns, rows = around * 0.7 * cloth.frequency + cloth.phase, down * 0.7 * cloth.frequency + cloth.phase
-    return (columns % 1 < 0.5) ^ (rows % 1 < 0.5)
-
-
-def _dots(cloth: Cloth, around: np.ndarray, down: np.ndarray) -> np.ndarray:
-    column = (around * 0.8 * cloth.frequency + cloth.phase) % 1 - 0.5
-    row = (down * 0.8 * cloth.frequency + cloth.phase) % 1 - 0.5
-    return column * column + row * row < (0.2 + 0.25 * cloth.duty) ** 2
-
-
-def _block(cloth: Cloth, around: np.ndarray, down: np.ndarray) -> np.ndarray:
-    return (down * 0.6 + cloth.phase) % 1 < cloth.duty
-
-
-def _panel(cloth: Cloth, around: np.ndarray, down: np.ndarray) -> np.ndarray:
-    return (np.abs(around) < 0.15 + 0.3 * cloth.duty) & (np.abs(down - 0.45) < 0.15 + 0.3 * cloth.duty)
-
-
-PATTERN_FIGURES = {
-    "hoops": _hoops,
-    "pinstripe": _pinstripe,
-    "diagonal": _diagonal,
-    "check": _check,
-    "dots": _dots,
-    "block": _block,
-    "panel": _panel,
-}
+    frequency, phase, duty = cloth.frequency, cloth.phase, cloth.duty
+    match cloth.pattern:
+        case "hoops":
+            return (down * frequency + phase) % 1 < duty
+        case "pinstripe":
+            return (around * frequency + phase) % 1 < duty
+        case "diagonal":
+            return ((down + around) * 0.7 * frequency + phase) % 1 < duty
+        case "check":
+            columns, rows = (place * 0.7 * frequency + phase for place in (around, down))
+            return (columns % 1 < 0.5) ^ (rows % 1 < 0.5)
+        case "dots":
+            column, row = ((place * 0.8 * frequency + phase) % 1 - 0.5 for place in (around, down))
+            return column * column + row * row < (0.2 + 0.25 * duty) ** 2
+        case "block":
+            return (down * 0.6 + phase) % 1 < duty
+        case "panel":
+            half = 0.15 + 0.3 * duty
+            return (np.abs(around) < half) & (np.abs(down - 0.45) < half)
+    raise ValueError(f"no pattern {cloth.pattern!r}")

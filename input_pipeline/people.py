@@ -91,11 +91,17 @@ def person(seed: int, identity: int) -> Person:
         base._replace(upper=base.lower, lower=base.extra, extra=base.upper),
         _twist(base, random),
     )
-    return _own_body(members[member], stream(MEMBER_STREAM, seed, identity))
+    found, random = members[member], stream(MEMBER_STREAM, seed, identity)
+    return found._replace(
+        leg=found.leg + random.uniform(-0.01, 0.01),
+        breadth=found.breadth * random.uniform(0.95, 1.05),
+        head=found.head * random.uniform(0.97, 1.03),
+        gait=found.gait * random.uniform(0.9, 1.1),
+    )
 
 
 def _family(random: np.random.Generator) -> Person:
-    upper, lower, extra = _wardrobe(random)
+    upper, lower, extra = (_cloth(random, [name]) for name in random.permutation(PATTERNS)[:3].tolist())
     bag = str(random.choice(BAGS, p=(0.25, 0.3, 0.25, 0.2)))
     return Person(
         leg=random.uniform(0.45, 0.52),
@@ -136,26 +142,12 @@ def _twist(base: Person, random: np.random.Generator) -> Person:
     return base._replace(cut=_other(CUTS, base.cut, random))
 
 
-def _own_body(member: Person, random: np.random.Generator) -> Person:
-    return member._replace(
-        leg=member.leg + random.uniform(-0.01, 0.01),
-        breadth=member.breadth * random.uniform(0.95, 1.05),
-        head=member.head * random.uniform(0.97, 1.03),
-        gait=member.gait * random.uniform(0.9, 1.1),
-    )
-
-
-def _wardrobe(random: np.random.Generator) -> tuple[Cloth, Cloth, Cloth]:
-    """Three cloths of different patterns."""
-    first, second, third = random.permutation(PATTERNS)[:3].tolist()
-    return _cloth(random, [first]), _cloth(random, [second]), _cloth(random, [third])
-
-
 def _cloth(random: np.random.Generator, patterns: list[str]) -> Cloth:
-    ground = _material(random)
-    figure = _material(random)
-    while _too_close(ground, figure):
+    while True:
         ground, figure = _material(random), _material(random)
+        visible = max(abs(one - other) for one, other in zip(ground.colour, figure.colour, strict=True))
+        if visible >= CONTRAST and abs(ground.reflectance - figure.reflectance) >= 0.8 * CONTRAST:
+            break
     pattern = str(random.choice(patterns))
     return Cloth(pattern, random.uniform(1.5, 4.0), random.uniform(0.35, 0.65), random.random(), ground, figure)
 
@@ -173,11 +165,6 @@ def _material(random: np.random.Generator) -> Material:
     luminance = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
     own = random.uniform(0.05, 1.0)
     return Material(colour, LUMINANCE_SHARE * luminance + (1 - LUMINANCE_SHARE) * own)
-
-
-def _too_close(ground: Material, figure: Material) -> bool:
-    visible = max(abs(one - other) for one, other in zip(ground.colour, figure.colour, strict=True))
-    return visible < CONTRAST or abs(ground.reflectance - figure.reflectance) < 0.8 * CONTRAST
 
 
 def _tint(colour: tuple[float, float, float], strength: float) -> tuple[float, float, float]:

@@ -9,11 +9,9 @@ import numpy as np
 from input_pipeline.people import Cloth, Person
 from input_pipeline.scenes import Camera
 
-LEFT, RIGHT = -1, 1
-
 
 class Pose(NamedTuple):
-    """Angles in radians. yaw 0 faces the camera; crouch 0..1; shoulder and elbow flexion as (left, right)."""
+    """Angles in radians. yaw 0 faces the camera; crouch 0..1; left, right: flexion of shoulder and elbow."""
 
     yaw: float
     phase: float
@@ -21,8 +19,8 @@ class Pose(NamedTuple):
     bend: float
     lean: float
     crouch: float
-    shoulder: tuple[float, float]
-    elbow: tuple[float, float]
+    left: tuple[float, float]
+    right: tuple[float, float]
 
 
 class Limb(NamedTuple):
@@ -47,10 +45,10 @@ def pose(person: Person, camera: Camera, random: np.random.Generator) -> Pose:
     phase = random.uniform(0, 2 * np.pi)
     stride = person.gait * random.uniform(0.3, 1.3)
     swing = stride * np.sin(phase) * 0.9
-    shoulder, elbow = [swing, -swing], [random.uniform(0.1, 0.6), random.uniform(0.1, 0.6)]
+    left, right = (swing, random.uniform(0.1, 0.6)), (-swing, random.uniform(0.1, 0.6))
     if random.random() < 0.35:
         # The right arm only: the left hand may carry the bag.
-        shoulder[1], elbow[1] = random.uniform(0.8, 2.8), random.uniform(0.1, 1.5)
+        right = random.uniform(0.8, 2.8), random.uniform(0.1, 1.5)
     return Pose(
         yaw=camera.yaw + random.normal(0, 0.45),
         phase=phase,
@@ -58,8 +56,8 @@ def pose(person: Person, camera: Camera, random: np.random.Generator) -> Pose:
         bend=random.normal(0.06, 0.06) + (random.uniform(0.3, 0.9) if random.random() < 0.18 else 0),
         lean=random.normal(0, 0.08),
         crouch=random.uniform(0.3, 0.8) if random.random() < 0.16 else 0.0,
-        shoulder=(shoulder[0], shoulder[1]),
-        elbow=(elbow[0], elbow[1]),
+        left=left,
+        right=right,
     )
 
 
@@ -72,27 +70,19 @@ def skeleton(person: Person, moment: Pose) -> dict[str, np.ndarray]:
     joints["neck"] = up * (0.83 - person.leg)
     upright = up + np.array([0, 0.7, 0])
     joints["head"] = joints["neck"] + upright / np.linalg.norm(upright) * 0.085
-    for name, sign, shoulder, elbow in zip(
-        ("left", "right"), (LEFT, RIGHT), moment.shoulder, moment.elbow, strict=True
-    ):
-        joints.update(_leg_joints(name, sign, person, moment))
+    for name, sign, (shoulder, elbow) in (("left", -1, moment.left), ("right", 1, moment.right)):
+        thigh = sign * moment.stride * np.sin(moment.phase) + moment.crouch
+        lifted = max(0.0, sign * moment.stride * np.cos(moment.phase))
+        hip = np.array([sign * 0.045 * person.breadth, 0.0, 0.0])
+        knee = hip + person.leg / 2 * _swung(thigh, 0.0)
+        ankle = knee + (person.leg / 2 - 0.03) * _swung(thigh - lifted - 1.9 * moment.crouch - 0.1, 0.0)
+        toe = ankle + np.array([sign * 0.01, -0.012, 0.055])
         top = joints["neck"] - 0.025 * up + side * sign * 0.105 * person.shoulders * person.breadth
         middle = top + 0.16 * _swung(shoulder, sign * 0.1)
-        joints[f"{name} shoulder"], joints[f"{name} elbow"] = top, middle
-        joints[f"{name} hand"] = middle + 0.15 * _swung(shoulder + elbow, 0.0)
+        hand = middle + 0.15 * _swung(shoulder + elbow, 0.0)
+        joints |= {f"{name} hip": hip, f"{name} knee": knee, f"{name} ankle": ankle, f"{name} toe": toe}
+        joints |= {f"{name} shoulder": top, f"{name} elbow": middle, f"{name} hand": hand}
     return joints
-
-
-def _leg_joints(name: str, sign: int, person: Person, moment: Pose) -> dict[str, np.ndarray]:
-    hip = np.array([sign * 0.045 * person.breadth, 0.0, 0.0])
-    forward = sign * moment.stride * np.sin(moment.phase)
-    lifted = max(0.0, sign * moment.stride * np.cos(moment.phase))
-    thigh = forward + moment.crouch
-    shin = thigh - lifted - 1.9 * moment.crouch - 0.1
-    knee = hip + person.leg / 2 * _swung(thigh, 0.0)
-    ankle = knee + (person.leg / 2 - 0.03) * _swung(shin, 0.0)
-    toe = ankle + np.array([sign * 0.01, -0.012, 0.055])
-    return {f"{name} hip": hip, f"{name} knee": knee, f"{name} ankle": ankle, f"{name} toe": toe}
 
 
 def _swung(forward: float, outward: float) -> np.ndarray:
@@ -142,13 +132,12 @@ def _leg(person: Person, joints: dict[str, np.ndarray], name: str) -> list[Limb]
     if person.cut == "trousers":
         thigh = Limb(hip, knee, thick * 1.1, thick * 0.9, person.lower)
         return [thigh, Limb(knee, ankle, thick * 0.9, thick * 0.7, person.lower, offset=half), foot]
-    bare = [
+    thigh, shin = (
         Limb(hip, knee, thick, thick * 0.75, person.skin),
         Limb(knee, ankle, thick * 0.72, thick * 0.45, person.skin),
-    ]
-    if person.cut == "shorts":
-        bare.append(Limb(hip, knee, thick * 1.2, thick * 1.2, person.lower, flat=True, before=0.005))
-    return [*bare, foot]
+    )
+    shorts = Limb(hip, knee, thick * 1.2, thick * 1.2, person.lower, flat=True, before=0.005)
+    return [thigh, shin, *[shorts] * (person.cut == "shorts"), foot]
 
 
 def _arm(person: Person, joints: dict[str, np.ndarray], name: str) -> list[Limb]:
@@ -189,18 +178,12 @@ def _bag(person: Person, moment: Pose, joints: dict[str, np.ndarray]) -> list[Li
     if person.bag == "backpack":
         girth = _girth(0.095, 0.06, moment.yaw)
         back = neck - 0.12 * forward
-        straps = [
-            Limb(
-                neck + 0.055 * sign * side - 0.02 * up + 0.05 * forward,
-                neck + 0.075 * sign * side - 0.2 * up + 0.08 * forward,
-                0.014,
-                0.014,
-                cloth,
-                before=0.02,
-            )
-            for sign in (LEFT, RIGHT)
-        ]
-        return [Limb(back - 0.02 * up, back - 0.24 * up, girth * 0.9, girth, cloth, True), *straps]
+        drawn = [Limb(back - 0.02 * up, back - 0.24 * up, girth * 0.9, girth, cloth, True)]
+        for sign in (-1, 1):
+            top = neck + 0.055 * sign * side - 0.02 * up + 0.05 * forward
+            end = neck + 0.075 * sign * side - 0.2 * up + 0.08 * forward
+            drawn.append(Limb(top, end, 0.014, 0.014, cloth, before=0.02))
+        return drawn
     if person.bag == "shoulder":
         place = joints["pelvis"] + 0.125 * breadth * side
         strap = Limb(neck - 0.09 * side * breadth + 0.08 * forward, place + 0.06 * forward, 0.013, 0.013, cloth)

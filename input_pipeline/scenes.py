@@ -75,7 +75,8 @@ def expose(
     _occlude(scene, random)
     scene *= _light(camera, random, *cover.shape[:2])
     scene = np.clip(scene, 0, 1.2) ** random.uniform(0.8, 1.25)
-    scene = _blur(scene, camera.blur * random.uniform(0.7, 1.4) * len(cover) / 96)
+    blur = ImageFilter.GaussianBlur(camera.blur * random.uniform(0.7, 1.4) * len(cover) / 96)
+    scene = np.asarray(_picture(scene).filter(blur), dtype=np.float32).reshape(scene.shape) / 255
     grain = np.float32(camera.noise * random.uniform(0.6, 1.5))
     scene += grain * random.standard_normal(scene.shape, dtype=np.float32)
     stored = (np.clip(scene, 0, 1) * 255 + 0.5).astype(np.uint8)
@@ -141,9 +142,3 @@ def _light(camera: Camera, random: np.random.Generator, height: int, width: int)
     patches = _enlarge(random.uniform(0.75, 1.2, (3, 2, 1)).astype(np.float32), height, width)
     cast = np.array(camera.cast) * random.uniform(0.85, 1.15, 3) * gain
     return patches * cast.astype(np.float32)
-
-
-def _blur(scene: np.ndarray, deviation: float) -> np.ndarray:
-    """f32[h w c] in 0..1 of f32[h w c]; deviation in pixels."""
-    blurred = _picture(scene).filter(ImageFilter.GaussianBlur(deviation))
-    return np.asarray(blurred, dtype=np.float32).reshape(scene.shape) / 255

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -90,23 +89,12 @@ def _holds(root: Path, description: dict) -> bool:
 def _draw_all(staging: Path, pictures: list[Picture], size: Size, seed: int, processes: int) -> None:
     people = [list(group) for _, group in itertools.groupby(pictures, key=lambda picture: picture.identity)]
     work = functools.partial(_draw_identity, staging, seed, size.height, size.width)
-    with (
-        _mapping(min(processes, len(people))) as mapping,
-        tqdm.tqdm(total=len(pictures), desc="drawing people", unit="image", disable=None) as bar,
-    ):
-        for drawn in mapping(work, people):
-            bar.update(drawn)
-
-
-@contextlib.contextmanager
-def _mapping(processes: int) -> Iterator:
-    """A map over that many processes, in no particular order."""
-    if processes == 1:
-        yield map
-        return
+    processes = min(processes, len(people))
     # Spawned, not forked: the caller may hold threads of JAX, which a fork would break.
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield pool.imap_unordered
+    several = multiprocessing.get_context("spawn").Pool(processes) if processes > 1 else contextlib.nullcontext()
+    with several as pool, tqdm.tqdm(total=len(pictures), desc="drawing people", unit="image", disable=None) as bar:
+        for drawn in pool.imap_unordered(work, people) if pool else map(work, people):
+            bar.update(drawn)
 
 
 def _draw_identity(staging: Path, seed: int, height: int, width: int, pictures: list[Picture]) -> int:

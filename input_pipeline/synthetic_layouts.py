@@ -67,7 +67,7 @@ def sysu(size: Size, seed: int) -> Plan:
     ]
     files = {"exp/rand_perm_cam.mat": _permutations(counts, seed)}
     for name, identities in (("available", shuffled), ("train", train), ("val", val), ("test", test)):
-        files[f"exp/{name}_id.txt"] = (",".join(map(str, np.sort(identities))) + "\n").encode()
+        files[f"exp/{name}_id.txt"] = _numbers(identities)
     return Plan(pictures, files)
 
 
@@ -84,9 +84,7 @@ def regdb(size: Size, seed: int) -> Plan:
     files = {}
     for trial in range(1, TRIALS + 1):
         train, test = np.split(_shuffled(count, seed, trial), [count // 2])
-        for part, identities in (("train", train), ("test", test)):
-            for modality, name in ((VISIBLE, "visible"), (INFRARED, "thermal")):
-                files[f"idx/{part}_{name}_{trial}.txt"] = _labelled(pictures, identities, modality)
+        files |= _lists(pictures, {"train": train, "test": test}, (f"visible_{trial}", f"thermal_{trial}"))
     return Plan(pictures, files)
 
 
@@ -100,11 +98,8 @@ def llcm(size: Size, seed: int) -> Plan:
         for identity in range(1, count + 1)
         for picture in _llcm_pictures(size, seed, identity, identity in held)
     ]
-    files = {"idx/test_id.txt": (",".join(map(str, np.sort(test))) + "\n").encode()}
-    for part, identities in (("train", train), ("test", test)):
-        for modality, name in ((VISIBLE, "vis"), (INFRARED, "nir")):
-            files[f"idx/{part}_{name}.txt"] = _labelled(pictures, identities, modality)
-    return Plan(pictures, files)
+    lists = _lists(pictures, {"train": train, "test": test}, ("vis", "nir"))
+    return Plan(pictures, {"idx/test_id.txt": _numbers(test), **lists})
 
 
 def _shuffled(count: int, seed: int, trial: int = 0) -> np.ndarray:
@@ -171,12 +166,19 @@ def _llcm_pictures(size: Size, seed: int, identity: int, held: bool) -> list[Pic
     return pictures
 
 
-def _labelled(pictures: list[Picture], identities: np.ndarray, modality: int) -> bytes:
-    """A list of the images of some identities, one a line, with labels from 0 in the order of the identities."""
-    labels = {identity: label for label, identity in enumerate(np.sort(identities).tolist())}
-    lines = [
-        f"{picture.path} {labels[picture.identity]}\n"
-        for picture in pictures
-        if picture.identity in labels and picture.camera.modality == modality
-    ]
-    return "".join(lines).encode()
+def _numbers(identities: np.ndarray) -> bytes:
+    return (",".join(map(str, np.sort(identities))) + "\n").encode()
+
+
+def _lists(pictures: list[Picture], parts: dict[str, np.ndarray], names: tuple[str, str]) -> dict[str, bytes]:
+    """Files of the visible and of the infrared images of each part's identities, by path.
+
+    An image is a line, with a label from 0 in the order of the identities.
+    """
+    files = {}
+    for part, identities in parts.items():
+        labels = {identity: label for label, identity in enumerate(np.sort(identities).tolist())}
+        for modality, name in zip((VISIBLE, INFRARED), names, strict=True):
+            listed = (p for p in pictures if p.identity in labels and p.camera.modality == modality)
+            files[f"idx/{part}_{name}.txt"] = "".join(f"{p.path} {labels[p.identity]}\n" for p in listed).encode()
+    return files

@@ -12,7 +12,7 @@ from saai_jax.state import adam_l2, initial_variables, new_state
 from saai_jax.weights.names import to_torch_names
 
 torch = pytest.importorskip("torch")
-from benchmarks import steps, torch_saai  # noqa: E402  the first needs torch
+from benchmarks import ours, torch_saai  # noqa: E402  the first needs torch
 
 HEIGHT, WIDTH = 48, 24
 RECIPE = train.Recipe(pad=4)
@@ -25,8 +25,8 @@ def case(request):
     state = new_state(initial_variables(model, HEIGHT, WIDTH, seed=0), adam_l2(RECIPE.weight_decay))
     state = state.replace(teacher=jax.tree.map(lambda w: w[::-1], state.teacher))
     weights = to_torch_names({"params": state.params, "batch_stats": state.batch_stats}, state.teacher)
-    batch = steps.batch_of(32, HEIGHT, WIDTH)
-    return model, state, torch_saai.network(model, 6, RECIPE, weights).train(), batch
+    batch = ours.batch_of(32, HEIGHT, WIDTH)
+    return model, state, torch_saai.network(model, RECIPE, weights).train(), batch
 
 
 def tensors(batch):

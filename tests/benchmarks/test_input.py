@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import input as benchmark
-from benchmarks import torch_affinity
+from benchmarks import measuring
 from input_pipeline.batches import Decoded
 from input_pipeline.images import Folder
 from input_pipeline.index import INFRARED
@@ -89,12 +89,13 @@ def test_held_batches_are_copies_of_the_next_ones():
 
 
 def test_numbers_keep_three_digits():
-    found = [benchmark.cell(x) for x in (None, "files", 8, 0.98765, 12.345, 123.4, 1234.5)]
+    found = [measuring.cell(x) for x in (None, "files", 8, 0.98765, 12.345, 123.4, 1234.5)]
     assert found == ["-", "files", "8", "0.988", "12.3", "123", "1,234"]
 
 
 def test_tables_have_a_row_of_every_reader(capsys, monkeypatch):
-    monkeypatch.setattr(torch_affinity, "load_torch", lambda: None)
+    for module in (measuring, benchmark):
+        monkeypatch.setattr(module, "load_torch", lambda: None)
     monkeypatch.setattr(benchmark, "ours", lambda *given: benchmark.Loader(itertools.repeat({}), 0))
     small = ["--images", "24", "--stored", "24", "--height", "16", "--identities", "2", "--batches", "2"]
     benchmark.main(["loading", *small, "--repeats", "1", "--step-images-per-second", "5"])
