@@ -24,7 +24,7 @@ from saai_jax import checkpoint
 from saai_jax.affinity import storage
 from saai_jax.features.store import FeaturesError, load
 from saai_jax.ranking import results
-from saai_jax.weights.unpickle import WeightsError
+from saai_jax.weights.pth import WeightsError
 from tests import foreign_files as foreign
 from tests import fuzz_files as files
 
