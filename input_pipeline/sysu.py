@@ -108,11 +108,17 @@ def _read_split_ids(split_dir: Path, name: str, found: list[str] | None = None) 
         return read_ids(text, found)
     if not mat.exists():
         raise DataError(f"{text}: no such file, and no {mat.name} beside it; expected the identities of {name}")
-    ids = read_mat(mat, "id").ravel()
-    if ids.dtype == object or not len(ids) or not ((ids > 0) & (ids < 2**31) & (ids == np.floor(ids))).all():
+    ids = read_mat(mat, "id")
+    if isinstance(ids, list) or not ids.size or not _counting(ids):
         raise DataError(f"{mat}: 'id' holds something else than positive identity numbers")
-    refuse_repeated(ids.astype(int).tolist(), mat, found)
-    return ids.astype(int).tolist()
+    numbers = ids.ravel().astype(int).tolist()
+    refuse_repeated(numbers, mat, found)
+    return numbers
+
+
+def _counting(numbers: np.ndarray) -> bool:
+    """Whether all are of 1, 2, ..."""
+    return bool(((numbers > 0) & (numbers < 2**31) & (numbers == np.floor(numbers))).all())
 
 
 def size_problems(index: Index, split: str, root: Path) -> list[str]:
@@ -186,18 +192,18 @@ def _read_permutation(path: Path) -> dict[tuple[int, int], np.ndarray]:
     """i32[10 n], counted from 0, for every (identity, camera) of the file; n = 0 where it has no images."""
     if not path.exists():
         raise DataError(f"{path}: no such file. {APPLY}")
-    cameras = read_mat(path, "rand_perm_cam").ravel()
-    if len(cameras) != len(CAMERAS) or any(camera.dtype != object for camera in cameras):
+    cameras = read_mat(path, "rand_perm_cam")
+    if not isinstance(cameras, list) or [type(camera) for camera in cameras] != [list] * len(CAMERAS):
         raise DataError(f"{path}: expected 6 cells, one a camera, of one cell for each identity")
     result = {}
     for camera, cells in zip(CAMERAS, cameras, strict=True):
-        for identity, cell in enumerate(cells.ravel(), 1):
-            while cell.dtype == object and cell.size == 1:  # the official file wraps each matrix once more
-                cell = cell.ravel()[0]
-            if cell.size and (cell.ndim != 2 or len(cell) != TRIALS or cell.dtype == object):
-                what = f"{cell.dtype} of shape {cell.shape}"
+        for identity, cell in enumerate(cells, 1):
+            while isinstance(cell, list) and len(cell) == 1:  # the official file wraps each matrix once more
+                cell = cell[0]
+            if isinstance(cell, list) or (cell.size and (cell.ndim != 2 or len(cell) != TRIALS)):
+                what = f"{len(cell)} cells" if isinstance(cell, list) else f"{cell.dtype} of shape {cell.shape}"
                 raise DataError(f"{path}: camera {camera}, identity {identity}: {what}, expected numbers in 10 rows")
-            if cell.size and not ((cell > 0) & (cell < 2**31) & (cell == np.floor(cell))).all():
+            if cell.size and not _counting(cell):
                 raise DataError(f"{path}: camera {camera}, identity {identity}: other numbers than 1, 2, ...")
             # int32 first: the file's uint8 would wrap round below 0.
             result[identity, camera] = cell.reshape(TRIALS, -1).astype(np.int32) - 1

@@ -13,7 +13,7 @@ from absl import logging
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from saai_jax.features import foreign
+from saai_jax import foreign
 from saai_jax.features.read import columns, join, read
 from saai_jax.features.store import Features, FeaturesError, load, save
 from tests import foreign_files as write
@@ -49,15 +49,10 @@ def assert_same(found, expected):
 
 
 @pytest.fixture(autouse=True)
-def together(request, monkeypatch):
-    """Without a process for each file, which takes half a second, but for tests that ask for `in_subprocess`."""
+def together(request):
+    """Without a process for each file, but for tests that ask for `in_subprocess`."""
     if "in_subprocess" not in request.fixturenames:
-        for suffix, reader in (
-            (".mat", foreign.mat),
-            (".h5", foreign.h5),
-            (".hdf5", foreign.h5),
-        ):
-            monkeypatch.setitem(foreign.READERS, suffix, reader)
+        request.getfixturevalue("in_this_process")
 
 
 @pytest.fixture
