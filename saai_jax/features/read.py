@@ -143,10 +143,10 @@ def join(query: Features, gallery: Features) -> tuple[Features, Int[np.ndarray, 
 
 
 def _features(file: Path, arrays: dict[str, np.ndarray], infrared: Collection[int], cameras: Collection[int] | None):
-    for field in (field for field in Features._fields[1:] if field in arrays):
-        arrays[field] = _vector(arrays[field])
-        if field != "path":
-            arrays[field] = _whole(file, field, arrays[field])
+    for field, array in arrays.items():
+        if field != "embedding":
+            vector = array.ravel() if array.ndim == 2 and 1 in array.shape else array
+            arrays[field] = vector if field == "path" else _whole(file, field, vector)
     n, embedding = len(arrays["identity"]) if arrays["identity"].ndim else 0, arrays["embedding"]
     if embedding.ndim == 2 and len(embedding) != n == embedding.shape[1]:
         logging.warning("%s: embedding has shape %s for %d images: taken as [d n]", file, embedding.shape, n)
@@ -177,10 +177,6 @@ def _features(file: Path, arrays: dict[str, np.ndarray], infrared: Collection[in
 
 def _listed(values: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(values)))
-
-
-def _vector(array: np.ndarray) -> np.ndarray:
-    return array.ravel() if array.ndim == 2 and 1 in array.shape else array
 
 
 def _whole(file: Path, field: str, array: np.ndarray) -> np.ndarray:
