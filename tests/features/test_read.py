@@ -276,6 +276,12 @@ def test_nothing_is_unpickled_and_no_other_file_is_read(tmp_path):
     refuse("claims shape .*, more than the file", lambda s: s.create_dataset("identity", (2**40,), "i8", chunks=(9,)))
 
 
+def test_strings_in_cells_keep_their_blanks(tmp_path):
+    path = np.array(["a.jpg ", "", " b.jpg"])
+    write.mat5(tmp_path / "a.mat", arrays(3) | {"path": path})
+    np.testing.assert_array_equal(read(tmp_path / "a.mat").path, path)
+
+
 def test_cells_that_are_not_strings(tmp_path):
     cells = np.array([np.ones(2), "a"], object)[None]
     scipy.io.savemat(tmp_path / "a.mat", arrays(2) | {"path": cells})
