@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from input_pipeline.images import raise_all, refuse_outside, shorten
+from input_pipeline.images import gather_errors, raise_all, refuse_outside, shorten
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
 from input_pipeline.lists import read_text, refuse_repeated
 from input_pipeline.protocols import counts, nothing_skipped, same_camera_skipped
@@ -82,20 +82,12 @@ def _rows(file: str | os.PathLike, row_of: dict[str, int]) -> np.ndarray:
         elif path not in row_of:
             problems.append(f"{file}:{number}: {path!r} is none of the {len(row_of):,} paths of the index")
         else:
-            problems += _outside(path, f"{file}:{number}")
+            gather_errors(lambda path, source=f"{file}:{number}": refuse_outside(path, source), [path], problems)
         lines.setdefault(path, number)
     raise_all(problems[:8] + [f"{file}: {len(problems):,} such lines in all"] * (len(problems) > 8))
     if not lines:
         raise DataError(f"{file}: only comments, expected image paths")
     return np.array([row_of[path] for path in lines], np.int32)
-
-
-def _outside(path: str, source: str) -> list[str]:
-    try:
-        refuse_outside(path, source)
-    except DataError as error:
-        return [str(error)]
-    return []
 
 
 def _modality(index: Index, rows: np.ndarray) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from input_pipeline import llcm, regdb, sysu
-from input_pipeline.images import FORMATS, SUFFIXES, Folder, decode, shorten
+from input_pipeline.images import FORMATS, SUFFIXES, Folder, decode, gather_errors, shorten
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index
 from input_pipeline.lists import NUMBER
 
@@ -25,6 +25,7 @@ PICTURES = {
     "regdb": ("Visible/*/*", "Thermal/*/*"),
     "llcm": ("vis/*/*", "nir/*/*", "test_vis/cam?/*/*", "test_nir/cam?/*/*"),
 }
+INFRARED_FOLDERS = ("Thermal", "nir", "test_nir", *(f"cam{camera}" for camera in sysu.INFRARED_CAMERAS))
 NAMES = {VISIBLE: "visible", INFRARED: "infrared"}
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 # What decode makes of pictures that are not RGB is defined, but hardly what was meant; grey infrared is.
@@ -55,12 +56,8 @@ def examine(dataset: str, root: str | os.PathLike, **options) -> list[str]:
     published = options.pop("published", True)
     indices: dict[str, Index] = {}
     for split in module.SPLITS:
-        try:
-            index = module.read_index(root, split, published=published, found=found, **options)
-        except DataError as error:
-            found += str(error).split("\n")
-            continue
-        if len(index):
+        read = functools.partial(module.read_index, root, published=published, found=found, **options)
+        for index in filter(len, gather_errors(read, [split], found)):
             indices[split] = index
             found += _modality_problems(index, split)
     found += _overlaps(indices)
@@ -85,11 +82,8 @@ def _protocol_problems(settings: functools.partial, published: bool) -> list[str
     """Drawn as published or, where that fails, as it is, so that a wrong count hides nothing else."""
     found = []
     for strict in (True, False) if published else (False,):
-        try:
-            settings(published=strict)
+        if gather_errors(lambda strict: settings(published=strict), [strict], found):
             break
-        except DataError as error:
-            found += str(error).split("\n")
     return found
 
 
@@ -100,13 +94,9 @@ def _unlisted(root: Path, dataset: str, indices: dict[str, Index]) -> Index:
     found = (file.relative_to(root).as_posix() for file in files if file.suffix.lower() in SUFFIXES and file.is_file())
     paths = sorted(path for path in found if path not in listed)
     folders = [PurePath(path).parent.name for path in paths]
-    infrared = [_is_infrared(path) for path in paths]
     identity = [int(name) if NUMBER.fullmatch(name) else -1 for name in folders]
+    infrared = [path.split("/", 1)[0] in INFRARED_FOLDERS for path in paths]
     return Index(np.array(paths), np.array(identity), np.ones(len(paths)), np.array(infrared))
-
-
-def _is_infrared(path: str) -> bool:
-    return path.split("/", 1)[0] in ("Thermal", "nir", "test_nir", *(f"cam{c}" for c in sysu.INFRARED_CAMERAS))
 
 
 def _modality_problems(index: Index, split: str) -> list[str]:
@@ -129,11 +119,12 @@ def _modality_problems(index: Index, split: str) -> list[str]:
 
 
 def _overlaps(indices: dict[str, Index]) -> list[str]:
-    problems = []
-    for one, other in combinations(indices, 2):
-        if both := sorted(set(indices[one].identity.tolist()) & set(indices[other].identity.tolist())):
-            problems.append(f"identities {shorten(both)} are in {one} and in {other}, expected in one split")
-    return problems
+    identities = {split: set(index.identity.tolist()) for split, index in indices.items()}
+    return [
+        f"identities {shorten(sorted(both))} are in {one} and in {other}, expected in one split"
+        for one, other in combinations(identities, 2)
+        if (both := identities[one] & identities[other])
+    ]
 
 
 def _image_problems(root: Path, indices: dict[str, Index]) -> list[str]:
@@ -170,9 +161,8 @@ def _remarks(data: bytes, modality: int) -> list[str]:
     if modality == VISIBLE and image.mode in ("1", "L", "LA"):
         found.append("without colours")
     try:
-        turned = image.getexif().get(ORIENTATION, 1) != 1
+        if image.getexif().get(ORIENTATION, 1) != 1:
+            found.append("turned by an EXIF tag, which is not applied")
     except Exception:  # as of pictures, Pillow raises nearly every type on damaged tags, which decode does not read
         found.append("with damaged EXIF tags")
-    else:
-        found += ["turned by an EXIF tag, which is not applied"] if turned else []
     return found

@@ -93,23 +93,20 @@ class Folder:
 
 def refuse_unreadable(images: Folder, split: str, threads: int) -> None:
     """Decodes every picture of a split once. DataError with a line for each that cannot be decoded."""
+    in_threads(lambda i: decode(images[i], images.paths[i]), len(images), threads, f"checking {split}")
+
+
+def in_threads(function: Callable[[int], object], number: int, threads: int, what: str) -> None:
+    """function of 0 to number - 1, below a bar of progress. One DataError with the messages of all."""
 
     def problems(i: int) -> list[str]:
-        try:
-            decode(images[i], images.paths[i])
-        except DataError as error:
-            return [str(error)]
-        return []
+        found: list[str] = []
+        gather_errors(function, [i], found)
+        return found
 
     with ThreadPoolExecutor(threads) as pool:
-        found = tqdm(
-            pool.map(problems, range(len(images))),
-            total=len(images),
-            desc=f"checking {split}",
-            unit="image",
-            disable=None,
-        )
-        raise_all(line for lines in found for line in lines)
+        done = tqdm(pool.map(problems, range(number)), what, number, unit="image", disable=None)
+        raise_all([line for lines in done for line in lines])
 
 
 def refuse_outside(path: str, source: str | os.PathLike) -> None:
@@ -165,7 +162,7 @@ def raise_all(problems: Iterable[str], found: list[str] | None = None) -> None:
 
     found: the lines are added to it instead, and whoever called goes on with what is sound, as the doctor has it.
     """
-    lines = list(problems)
+    lines = [line for problem in problems for line in problem.split("\n")]
     if found is not None:
         found += lines
     elif lines:

@@ -16,7 +16,7 @@ from absl import logging
 from input_pipeline.images import count_problems, gather_errors, known_split, list_images, raise_all, shorten
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
 from input_pipeline.lists import read_ids, read_list, refuse_mixed_labels, refuse_repeated
-from input_pipeline.protocols import draw, nothing_skipped, same_camera_skipped
+from input_pipeline.protocols import draw, nothing_skipped, rows_by_modality, same_camera_skipped
 
 APPLY = "LLCM is given out on application: https://github.com/ZYK100/LLCM"
 LAYOUT = (
@@ -147,21 +147,18 @@ def settings(index: Index, *, published: bool = True, variants: str = "AB") -> l
     """
     if unknown := set(variants) - set("ABCD"):
         raise ValueError(f"LLCM has no variant {shorten(sorted(unknown))}, expected any of A, B, C, D")
-    rows = {m: np.flatnonzero(index.modality == m).astype(np.int32) for m in (VISIBLE, INFRARED)}
-    raise_all(["index: no images of one modality, expected both"] if not all(map(len, rows.values())) else [])
+    visible, infrared = rows_by_modality(index)
     if published:
         raise_all(_identity_problems(index, "test", "index"))
-        for name, m in _TEST_FOLDERS.items():
-            raise_all(_identity_problems(index.take(rows[m]), "test", f"index, {name}"))
-        for line in image_doubts(index, "test", "index"):
-            logging.warning("%s", line)
+        for name, rows in zip(_TEST_FOLDERS, (visible, infrared), strict=True):
+            raise_all(_identity_problems(index.take(rows), "test", f"index, {name}"))
+        _warn(image_doubts(index, "test", "index"), None)
 
     def setting(variant: str, query: int, trials: list[Trial], rule=valid) -> Setting:
         direction = "visible-to-infrared" if query == VISIBLE else "infrared-to-visible"
         shots = "single" if variant in "AB" else "-"
         return Setting("llcm", f"llcm-{variant}", direction, shots, trials, rule, unique_identities=True)
 
-    visible, infrared = rows[VISIBLE], rows[INFRARED]
     of = {
         "A": lambda: [setting("A", INFRARED, [Trial(infrared, drawn) for drawn in _draw(index, visible)])],
         "B": lambda: [setting("B", VISIBLE, [Trial(visible, drawn) for drawn in _draw(index, infrared)])],

@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from input_pipeline.batches import Decoded
+from input_pipeline import batches
 from input_pipeline.images import FORMATS, MAX_PIXELS, SUFFIXES, Folder, gather_errors, shorten
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index
 
@@ -111,5 +111,4 @@ def upright(data: bytes) -> bytes:
 
 def decoded(root: str | os.PathLike, index: Index, rows: np.ndarray, height: int, width: int) -> np.ndarray:
     """u8[* h w 3], the pictures of rows i32[*]. Raises DataError as `images.decode`."""
-    records = Decoded(Pictures(root, index), index, rows, height, width)
-    return np.stack([records[i]["image"] for i in range(len(records))]).reshape(*rows.shape, height, width, 3)
+    return batches.decoded(Pictures(root, index), index, rows, height, width)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from input_pipeline.images import count_problems, raise_all, shorten
-from input_pipeline.index import Index, Setting, Trial
+from input_pipeline.index import INFRARED, VISIBLE, Index, Setting, Trial
 
 # What each data set is ranked by where nothing is named.
 DEFAULT = {
@@ -42,6 +42,13 @@ def named(dataset: str, words: str) -> tuple[str, ...]:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"protocol={words!r}: {shorten(twice)} named more than once")
     return names
+
+
+def rows_by_modality(index: Index) -> tuple[np.ndarray, np.ndarray]:
+    """Rows i32[*] of the visible and of the infrared images. DataError: none of one modality."""
+    visible, infrared = (np.flatnonzero(index.modality == m).astype(np.int32) for m in (VISIBLE, INFRARED))
+    raise_all(["index: no images of one modality, expected both"] if not len(visible) or not len(infrared) else [])
+    return visible, infrared
 
 
 def draw(cells: Mapping[tuple[int, int], Sequence[int]], trials: int) -> list[np.ndarray]:

@@ -16,7 +16,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from input_pipeline.images import Folder, decode, gather_errors, raise_all, refuse_unreadable, resize
+from input_pipeline.images import Folder, decode, gather_errors, in_threads, refuse_unreadable, resize
 from input_pipeline.index import DataError, Index
 
 _VERSION = "1.0.0"
@@ -45,13 +44,8 @@ class VisibleInfrared(tfds.core.GeneratorBasedBuilder):
         super().__init__(**options)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            "image": tfds.features.Image(shape=(None, None, 3)),
-            "identity": np.int32,
-            "camera": np.int32,
-            "modality": np.int32,
-            "path": tfds.features.Text(),
-        }
+        features = {"image": tfds.features.Image(shape=(None, None, 3)), "path": tfds.features.Text()}
+        features |= dict.fromkeys(("identity", "camera", "modality"), np.int32)
         return tfds.core.DatasetInfo(
             builder=self,
             disable_shuffling=True,  # or records are stored by hash of their key, and record i is not row i
@@ -63,17 +57,10 @@ class VisibleInfrared(tfds.core.GeneratorBasedBuilder):
         return {self._split: self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict]]:
-        for i, path in enumerate(tqdm(self._index.path, desc=f"packing {self._split}", unit="image", disable=None)):
-            yield (
-                i,
-                {
-                    "image": _stored(self._images[i], str(path)),
-                    "identity": self._index.identity[i],
-                    "camera": self._index.camera[i],
-                    "modality": self._index.modality[i],
-                    "path": str(path),
-                },
-            )
+        index = self._index
+        for i, path in enumerate(tqdm(index.path.tolist(), f"packing {self._split}", unit="image", disable=None)):
+            row = {name: getattr(index, name)[i] for name in ("identity", "camera", "modality")}
+            yield i, {**row, "image": _stored(self._images[i], path), "path": path}
 
 
 def pack(images: Folder, index: Index, data_dir: str | os.PathLike, name: str, split: str) -> str:
@@ -160,16 +147,10 @@ def store_resized(
         with open(staging / _PIXELS, "r+b") as whole:
             _reserve(whole.fileno(), folder / _PIXELS, os.path.getsize(staging / _PIXELS))
 
-        def store(i: int) -> str:
-            try:
-                pixels[i] = resize(decode(images[i], str(index.path[i])), height, width)
-            except DataError as error:
-                return str(error)
-            return ""
+        def store(i: int) -> None:
+            pixels[i] = resize(decode(images[i], str(index.path[i])), height, width)
 
-        with ThreadPoolExecutor(8) as pool:
-            rows = tqdm(pool.map(store, range(len(index))), f"resizing {split}", len(index), unit="image", disable=None)
-            raise_all(filter(None, list(rows)))
+        in_threads(store, len(index), 8, f"resizing {split}")
         pixels.flush()
         (staging / _LISTING).write_text(json.dumps(_fingerprints(index, sizes)) + "\n")
         shutil.rmtree(folder, ignore_errors=True)

@@ -14,7 +14,7 @@ import numpy as np
 from input_pipeline.images import count_problems, gather_errors, known_split, raise_all
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
 from input_pipeline.lists import read_list, refuse_mixed_labels
-from input_pipeline.protocols import nothing_skipped, refuse_other_counts
+from input_pipeline.protocols import nothing_skipped, refuse_other_counts, rows_by_modality
 
 APPLY = (
     "RegDB is given out on application: http://dm.dongguk.edu/link.html "
@@ -64,8 +64,7 @@ def settings(index: Index, *, published: bool = True) -> list[Setting]:
     DataError: an index without one of the modalities and, if published, other sizes than 2,060 against 2,060 or a
     query without a match.
     """
-    visible, thermal = (np.flatnonzero(index.modality == modality).astype(np.int32) for modality in (VISIBLE, INFRARED))
-    raise_all(["index: no images of one modality, expected both"] if not len(visible) or not len(thermal) else [])
+    visible, thermal = rows_by_modality(index)
     if published:
         raise_all(_count_problems(index, "index"))
     result = [

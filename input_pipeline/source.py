@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from input_pipeline import custom, doctor, llcm, market, protocols, records, regdb, synthetic, sysu, sysu_random
-from input_pipeline.batches import Batch, Decoded, eval_batches, train_batches
+from input_pipeline.batches import Batch, decoded, eval_batches, train_batches
 from input_pipeline.images import Folder, refuse_unreadable
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
 from input_pipeline.sampling import incomplete_identities
@@ -152,10 +152,7 @@ class Source:
 
     def pictures(self, index: Index, split: str, rows: np.ndarray) -> np.ndarray:
         """u8[* h w 3], the pictures of rows i32[*] of a split."""
-        decoded = Decoded(self.images(index, split), index, rows, self.height, self.width)
-        return np.stack([decoded[i]["image"] for i in range(len(decoded))]).reshape(
-            *rows.shape, self.height, self.width, 3
-        )
+        return decoded(self.images(index, split), index, rows, self.height, self.width)
 
     def settings(self, index: Index, search: str, shots: str, protocol: str = "") -> list[Setting]:
         """The settings of the comma-separated protocols, or of the data set's default ones if none is named.

@@ -64,7 +64,7 @@ def read_index(
     ids = [identity for listed in lists for identity in listed]
     refuse_repeated(ids, f"{split_dir}: identity files of {' and '.join(names)}", found)
     # Listing the camera folders themselves, never below them: cam1_video_train may lie beside them.
-    present = dict(gather_errors(lambda camera: (camera, _folders(root / f"cam{camera}")), CAMERAS, found))
+    present = dict(gather_errors(lambda camera: _folders(root, camera), CAMERAS, found))
     files = gather_errors(lambda identity: _files_of(root, identity, present, found), sorted(set(ids)), found)
     rows = [row for part in files for row in part]
     path, identity, camera = zip(*rows, strict=True) if rows else ((), (), ())
@@ -75,19 +75,26 @@ def read_index(
     return index
 
 
-def published_counts(place: str, shots: int) -> dict[str, int]:
-    """The published `protocols.counts` of a setting: place all or indoor, shots 1 or 10."""
-    return {
-        "queries": sum(_PUBLISHED["test"][1][camera - 1] for camera in INFRARED_CAMERAS),
-        "gallery images": _PUBLISHED_GALLERY[place, shots],
-        "queries with a match": _PUBLISHED_MATCHED[place],
-    }
+def setting(index: Index, protocol: str, place: str, shots: int, galleries: list, published: bool) -> Setting:
+    """All infrared images against each of the galleries i32[g]; place: all or indoor, shots: 1 or 10.
+
+    DataError: if published, other `protocols.counts` than the published ones.
+    """
+    query = np.flatnonzero(index.modality == INFRARED).astype(np.int32)
+    trials = [Trial(query, gallery) for gallery in galleries]
+    name, number = f"{protocol}-{place}", {1: "single", 10: "multi"}[shots]
+    result = Setting("sysu", name, "infrared-to-visible", number, trials, valid, unique_identities=True)
+    if published:
+        queries = sum(_PUBLISHED["test"][1][camera - 1] for camera in INFRARED_CAMERAS)
+        counts = {"queries": queries, "gallery images": _PUBLISHED_GALLERY[place, shots]}
+        refuse_other_counts(index, result, {**counts, "queries with a match": _PUBLISHED_MATCHED[place]})
+    return result
 
 
-def _folders(camera_folder: Path) -> set[str]:
-    if not camera_folder.is_dir():
-        raise DataError(f"{camera_folder}: no such folder, expected {LAYOUT}")
-    return set(os.listdir(camera_folder))
+def _folders(root: Path, camera: int) -> tuple[int, set[str]]:
+    if not (folder := root / f"cam{camera}").is_dir():
+        raise DataError(f"{folder}: no such folder, expected {LAYOUT}")
+    return camera, set(os.listdir(folder))
 
 
 def _files_of(
@@ -108,21 +115,26 @@ def _read_split_ids(split_dir: Path, name: str, found: list[str] | None = None) 
         return read_ids(text, found)
     if not mat.exists():
         raise DataError(f"{text}: no such file, and no {mat.name} beside it; expected the identities of {name}")
-    ids = read_mat(mat, "id").ravel()
-    if ids.dtype == object or not len(ids) or not ((ids > 0) & (ids < 2**31) & (ids == np.floor(ids))).all():
+    ids = read_mat(mat, "id")
+    if isinstance(ids, list) or not ids.size or not _counting(ids):
         raise DataError(f"{mat}: 'id' holds something else than positive identity numbers")
-    refuse_repeated(ids.astype(int).tolist(), mat, found)
-    return ids.astype(int).tolist()
+    numbers = ids.ravel().astype(int).tolist()
+    refuse_repeated(numbers, mat, found)
+    return numbers
+
+
+def _counting(numbers: np.ndarray) -> bool:
+    """Whether all are of 1, 2, ..."""
+    return bool(((numbers > 0) & (numbers < 2**31) & (numbers == np.floor(numbers))).all())
 
 
 def size_problems(index: Index, split: str, root: Path) -> list[str]:
     """One line for every number of identities, and of images by camera, that is not the split's published one."""
     identities, by_camera = _PUBLISHED[split]
-    problems = count_problems(
-        {f"identities in {split}": len(np.unique(index.identity))}, {f"identities in {split}": identities}, root
-    )
+    name = f"identities in {split}"
+    problems = count_problems({name: len(np.unique(index.identity))}, {name: identities}, root)
+    name = f"images of the {split} identities"
     for camera, number in zip(CAMERAS, by_camera, strict=True):
-        name = f"images of the {split} identities"
         problems += count_problems({name: int((index.camera == camera).sum())}, {name: number}, root / f"cam{camera}")
     return problems
 
@@ -145,18 +157,13 @@ def settings(index: Index, split_dir: str | os.PathLike, *, published: bool = Tr
     for permutation in gather_errors(_read_permutation, [split_dir / "rand_perm_cam.mat"], problems):
         _refuse_mismatch(cells, permutation, split_dir / "rand_perm_cam.mat", problems)
     raise_all(problems)
-    query = np.flatnonzero(index.modality == INFRARED).astype(np.int32)
     result = []
     for place, cameras in GALLERY_CAMERAS.items():
-        for shots, number in (("single", 1), ("multi", 10)):
-            drawn = [(cells[cell], permutation[cell]) for cell in sorted(cells) if cell[1] in cameras]
-            galleries = [[rows[order[t, :number]] for rows, order in drawn] for t in range(TRIALS)]
-            trials = [Trial(query, np.concatenate([np.zeros(0, np.int32), *gallery])) for gallery in galleries]
-            name = f"sysu-official-{place}"
-            setting = Setting("sysu", name, "infrared-to-visible", shots, trials, valid, unique_identities=True)
-            if published:
-                refuse_other_counts(index, setting, published_counts(place, number))
-            result.append(setting)
+        drawn = [(cells[cell], permutation[cell]) for cell in sorted(cells) if cell[1] in cameras]
+        for shots in (1, 10):
+            galleries = [[rows[order[t, :shots]] for rows, order in drawn] for t in range(TRIALS)]
+            whole = [np.concatenate([np.zeros(0, np.int32), *gallery]) for gallery in galleries]
+            result.append(setting(index, "sysu-official", place, shots, whole, published))
     return result
 
 
@@ -186,18 +193,18 @@ def _read_permutation(path: Path) -> dict[tuple[int, int], np.ndarray]:
     """i32[10 n], counted from 0, for every (identity, camera) of the file; n = 0 where it has no images."""
     if not path.exists():
         raise DataError(f"{path}: no such file. {APPLY}")
-    cameras = read_mat(path, "rand_perm_cam").ravel()
-    if len(cameras) != len(CAMERAS) or any(camera.dtype != object for camera in cameras):
+    cameras = read_mat(path, "rand_perm_cam")
+    if not isinstance(cameras, list) or [type(camera) for camera in cameras] != [list] * len(CAMERAS):
         raise DataError(f"{path}: expected 6 cells, one a camera, of one cell for each identity")
     result = {}
     for camera, cells in zip(CAMERAS, cameras, strict=True):
-        for identity, cell in enumerate(cells.ravel(), 1):
-            while cell.dtype == object and cell.size == 1:  # the official file wraps each matrix once more
-                cell = cell.ravel()[0]
-            if cell.size and (cell.ndim != 2 or len(cell) != TRIALS or cell.dtype == object):
-                what = f"{cell.dtype} of shape {cell.shape}"
+        for identity, cell in enumerate(cells, 1):
+            while isinstance(cell, list) and len(cell) == 1:  # the official file wraps each matrix once more
+                cell = cell[0]
+            if isinstance(cell, list) or (cell.size and (cell.ndim != 2 or len(cell) != TRIALS)):
+                what = f"{len(cell)} cells" if isinstance(cell, list) else f"{cell.dtype} of shape {cell.shape}"
                 raise DataError(f"{path}: camera {camera}, identity {identity}: {what}, expected numbers in 10 rows")
-            if cell.size and not ((cell > 0) & (cell < 2**31) & (cell == np.floor(cell))).all():
+            if cell.size and not _counting(cell):
                 raise DataError(f"{path}: camera {camera}, identity {identity}: other numbers than 1, 2, ...")
             # int32 first: the file's uint8 would wrap round below 0.
             result[identity, camera] = cell.reshape(TRIALS, -1).astype(np.int32) - 1

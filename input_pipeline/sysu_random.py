@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from input_pipeline import sysu
 from input_pipeline.images import raise_all
-from input_pipeline.index import INFRARED, DataError, Index, Setting, Trial
-from input_pipeline.protocols import draw, refuse_other_counts
+from input_pipeline.index import INFRARED, DataError, Index, Setting
+from input_pipeline.protocols import draw
 
 
 def settings(index: Index, *, published: bool = True) -> list[Setting]:
@@ -29,16 +27,10 @@ def settings(index: Index, *, published: bool = True) -> list[Setting]:
     cells = sysu.rows_by_number(index)
     if published:
         raise_all(sysu.size_problems(index, "test", Path("index")))
-    query = np.flatnonzero(index.modality == INFRARED).astype(np.int32)
-    if not len(query):
+    if not (index.modality == INFRARED).any():
         raise DataError("index: no infrared images, expected queries")
     result = []
     for place, cameras in sysu.GALLERY_CAMERAS.items():
         drawn = draw({cell: rows.tolist() for cell, rows in cells.items() if cell[1] in cameras}, sysu.TRIALS)
-        trials = [Trial(query, gallery) for gallery in drawn]
-        name = f"sysu-random-{place}"
-        setting = Setting("sysu", name, "infrared-to-visible", "single", trials, sysu.valid, unique_identities=True)
-        if published:
-            refuse_other_counts(index, setting, sysu.published_counts(place, 1))
-        result.append(setting)
+        result.append(sysu.setting(index, "sysu-random", place, 1, drawn, published))
     return result

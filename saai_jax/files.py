@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# Deflate makes nothing smaller than this; what claims to be larger than its file can hold is damage, and fills memory.
+DEFLATE = 1032
+
 
 @contextlib.contextmanager
 def atomic_write(file: str | os.PathLike) -> Iterator[Path]:

@@ -24,7 +24,7 @@ from saai_jax import checkpoint
 from saai_jax.affinity import storage
 from saai_jax.features.store import FeaturesError, load
 from saai_jax.ranking import results
-from saai_jax.weights.unpickle import WeightsError
+from saai_jax.weights.pth import WeightsError
 from tests import foreign_files as foreign
 from tests import fuzz_files as files
 
@@ -147,10 +147,12 @@ READERS = {
     "metrics-jsonl": Reader(files.write_metrics, files.read_metrics, (ValueError,)),
     "gallery": Reader(files.write_gallery, files.read_gallery, (storage.StorageError,)),
     "gallery-unchecked": Reader(files.write_arrays_of_gallery, files.read_gallery_unchecked, (storage.StorageError,)),
-    "sysu-txt": Reader(files.sysu_lists, files.read_sysu, (DataError,)),
-    "sysu-id-mat": Reader(files.sysu_mat_lists, files.read_sysu, (DataError,)),
-    "sysu-permutation": Reader(files.sysu_permutation, files.read_sysu, (DataError,)),
-    "sysu-permutation-packed": Reader(lambda f: files.sysu_permutation(f, True), files.read_sysu, (DataError,)),
+    "sysu-txt": Reader(files.sysu_lists, files.read_sysu_lists, (DataError,)),
+    "sysu-id-mat": Reader(files.sysu_mat_lists, files.read_sysu, (DataError,), slow=True),
+    "sysu-permutation": Reader(files.sysu_permutation, files.read_sysu, (DataError,), slow=True),
+    "sysu-permutation-packed": Reader(
+        lambda f: files.sysu_permutation(f, True), files.read_sysu, (DataError,), slow=True
+    ),
     "regdb-lists": Reader(files.regdb_lists, files.of_split(regdb), (DataError,)),
     "llcm-lists": Reader(files.llcm_lists, files.of_split(llcm), (DataError,)),
     "custom-lists": Reader(files.custom_lists, files.read_custom, (DataError,)),

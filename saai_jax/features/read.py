@@ -5,18 +5,21 @@ What is taken for granted is said in the log; what does not fit is refused, with
 
 from __future__ import annotations
 
+import csv
 import difflib
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from absl import logging
 from jaxtyping import Int
 
-from saai_jax.features.foreign import READERS, npy
-from saai_jax.features.store import Features, FeaturesError, checked, whole_texts
+from saai_jax import foreign
+from saai_jax.features.store import Features, FeaturesError, checked, read_npz, whole_texts
+
+LONGEST = 4096  # characters of a cell; all are stored as wide as the longest
 
 
 def columns(text: str, split: str = "") -> dict[str, str]:
@@ -63,7 +66,7 @@ def read(
     if reader is None:
         raise FeaturesError(f"{file}: no known kind of features file; known are {', '.join(READERS)}")
     names = {field: columns.get(field, field) for field in Features._fields}
-    if reader is npy and "embedding" in columns:
+    if reader is _npy and "embedding" in columns:
         raise FeaturesError(f"{file}: a .npy is one array, the embedding; it has no column {columns['embedding']!r}")
     if not file.exists():
         raise FeaturesError(f"{file}: no such file")
@@ -82,6 +85,53 @@ def read(
     return _features(file, arrays, infrared_cameras, cameras)
 
 
+def _npy(file: Path, names: Collection[str]) -> dict[str, np.ndarray]:
+    """The array as "embedding", and columns of the table beside it as text."""
+    embedding = np.load(file, allow_pickle=False)
+    if not isinstance(embedding, np.ndarray):
+        raise FeaturesError(f"{file}: an archive, not a .npy of one array")
+    table = file.with_suffix(".csv")
+    try:
+        # utf-8-sig: spreadsheets write a mark before the first name
+        with open(table, newline="", encoding="utf-8-sig") as stream:
+            lines = list(csv.reader(stream, strict=True))
+    except FileNotFoundError as error:
+        raise FeaturesError(f"{table}: no such file; a .npy needs a table of its images beside it") from error
+    except (ValueError, csv.Error) as error:
+        raise FeaturesError(f"{table}: not a table of UTF-8 text: {error}") from error
+    head, *rows = lines or [[]]
+    head = [name.strip() for name in head]
+    if repeated := {name for name in names if head.count(name) > 1}:
+        raise FeaturesError(f"{table}: two columns are called {sorted(repeated)[0]!r}")
+    for number, row in enumerate(rows):
+        if len(row) != len(head):
+            raise FeaturesError(f"{table}: row {number} has {len(row)} cells, the header has {len(head)}")
+        if any(len(cell) > LONGEST for cell in row):
+            raise FeaturesError(f"{table}: row {number} has a cell of more than {LONGEST} characters")
+    found = {"embedding": embedding}
+    for name in set(names) & set(head) - {"embedding"}:
+        found[name] = np.array([row[head.index(name)] for row in rows], np.str_)
+    return found
+
+
+def _foreign(file: Path, names: Collection[str]) -> dict[str, np.ndarray]:
+    try:
+        found = foreign.read_arrays(file, sorted(names))
+    except foreign.ForeignError as error:
+        raise FeaturesError(f"{file}: {error}") from error
+    if cells := [name for name, value in found.items() if isinstance(value, list)]:
+        raise FeaturesError(f"{file}: cell 0 of {cells[0]} is not one string")
+    return found
+
+
+# (file, names) -> the arrays that are there
+READERS: dict[str, Callable[[Path, Collection[str]], dict[str, np.ndarray]]] = {
+    ".npz": read_npz,
+    **dict.fromkeys((".mat", ".h5", ".hdf5"), _foreign),
+    ".npy": _npy,
+}
+
+
 def join(query: Features, gallery: Features) -> tuple[Features, Int[np.ndarray, q], Int[np.ndarray, g]]:
     """Both in one, the queries first, and the rows of each. Raises FeaturesError for embeddings of other lengths."""
     lengths = query.embedding.shape[1], gallery.embedding.shape[1]
@@ -93,10 +143,10 @@ def join(query: Features, gallery: Features) -> tuple[Features, Int[np.ndarray, 
 
 
 def _features(file: Path, arrays: dict[str, np.ndarray], infrared: Collection[int], cameras: Collection[int] | None):
-    for field in (field for field in Features._fields[1:] if field in arrays):
-        arrays[field] = _vector(arrays[field])
-        if field != "path":
-            arrays[field] = _whole(file, field, arrays[field])
+    for field, array in arrays.items():
+        if field != "embedding":
+            vector = array.ravel() if array.ndim == 2 and 1 in array.shape else array
+            arrays[field] = vector if field == "path" else _whole(file, field, vector)
     n, embedding = len(arrays["identity"]) if arrays["identity"].ndim else 0, arrays["embedding"]
     if embedding.ndim == 2 and len(embedding) != n == embedding.shape[1]:
         logging.warning("%s: embedding has shape %s for %d images: taken as [d n]", file, embedding.shape, n)
@@ -127,10 +177,6 @@ def _features(file: Path, arrays: dict[str, np.ndarray], infrared: Collection[in
 
 def _listed(values: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(values)))
-
-
-def _vector(array: np.ndarray) -> np.ndarray:
-    return array.ravel() if array.ndim == 2 and 1 in array.shape else array
 
 
 def _whole(file: Path, field: str, array: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from saai_jax.files import atomic_write
+from saai_jax.files import DEFLATE, atomic_write
 
 
 class FeaturesError(Exception):
@@ -28,9 +28,6 @@ class Features(NamedTuple):
     path: np.ndarray
 
 
-LONGEST = 4096  # characters of a path; all are stored as wide as the longest
-# Deflate makes nothing smaller than this; what claims to be larger than its file can hold is damage, and fills memory.
-DEFLATE = 1032
 KINDS = {"embedding": ("f", "floats"), "path": ("U", "strings")}  # the others: whole numbers
 
 

@@ -13,7 +13,7 @@ from absl import logging
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from saai_jax.features import foreign
+from saai_jax import foreign
 from saai_jax.features.read import columns, join, read
 from saai_jax.features.store import Features, FeaturesError, load, save
 from tests import foreign_files as write
@@ -49,15 +49,10 @@ def assert_same(found, expected):
 
 
 @pytest.fixture(autouse=True)
-def together(request, monkeypatch):
-    """Without a process for each file, which takes half a second, but for tests that ask for `in_subprocess`."""
+def together(request):
+    """Without a process for each file, but for tests that ask for `in_subprocess`."""
     if "in_subprocess" not in request.fixturenames:
-        for suffix, reader in (
-            (".mat", foreign.mat),
-            (".h5", foreign.h5),
-            (".hdf5", foreign.h5),
-        ):
-            monkeypatch.setitem(foreign.READERS, suffix, reader)
+        request.getfixturevalue("in_this_process")
 
 
 @pytest.fixture
@@ -279,6 +274,12 @@ def test_nothing_is_unpickled_and_no_other_file_is_read(tmp_path):
     refuse("identity is not an array", lambda s: s.create_group("identity"))
     refuse("identity is not an array", lambda s: s.__setitem__("identity", h5py.Empty("i8")))
     refuse("claims shape .*, more than the file", lambda s: s.create_dataset("identity", (2**40,), "i8", chunks=(9,)))
+
+
+def test_strings_in_cells_keep_their_blanks(tmp_path):
+    path = np.array(["a.jpg ", "", " b.jpg"])
+    write.mat5(tmp_path / "a.mat", arrays(3) | {"path": path})
+    np.testing.assert_array_equal(read(tmp_path / "a.mat").path, path)
 
 
 def test_cells_that_are_not_strings(tmp_path):

@@ -13,6 +13,8 @@ from tests.input_pipeline.test_llcm import write_llcm
 from tests.input_pipeline.test_regdb import write_regdb
 from tests.input_pipeline.test_sysu import SMALL, write_permutation, write_sysu
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 
 def content(path):
     """Another picture for every path, the same one in every run."""

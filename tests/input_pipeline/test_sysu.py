@@ -7,6 +7,7 @@ import scipy.io
 from input_pipeline import sysu
 from input_pipeline.index import DataError, Index
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
 SMALL = {
     "train": {2: (4, 5, 4, 4, 0, 4), 1: (4, 4, 4, 0, 4, 4)},
     "val": {3: (0, 0, 4, 4, 4, 0)},

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saai_jax.weights.pth import read_pth
-from saai_jax.weights.unpickle import WeightsError
+from saai_jax.weights.pth import WeightsError, read_pth
 from tests.pth_files import (
     DATA,
     MAGIC,
@@ -214,6 +213,99 @@ def test_tar_of_the_first_torch(tmp_path):
             read_pth(write_tar(path, state, **{member: dumps(2**60) + dumps({})}))
     with pytest.raises(WeightsError, match="view of a storage"):
         read_pth(write_tar(path, state, views=[(4, 3, 0, 2)]))
+
+
+def doubled(times: int) -> bytes:
+    """A tuple that holds the last one twice, so many times over; to hash, compare or print it takes forever."""
+    return b"K\x01q\x00" + b"".join(b"h\x00h\x00\x86q\x00" for _ in range(times))
+
+
+@pytest.mark.parametrize("write", [write_zip, write_legacy])
+@pytest.mark.parametrize(
+    ("pickled", "message"),
+    [
+        (b"\x80\x02}r\xff\xff\xff\xff.", "no state dict|storages listed"),  # the standard one would allocate 64 GB
+        (b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b".", "damaged|refused"),  # a bytearray of 1 TB
+        (b"\x80\x02})" + b"\x85" * 300_000 + b"K\x01s.", "compound"),  # would overflow the stack when hashed
+        (b"\x80\x02}q\x01" + doubled(100) + b"h\x01h\x00K\x01s.", "compound"),
+        (b"\x80\x02X\x01\x00\x00\x00w" + doubled(100) + b"\x93.", "damaged"),
+        (b"\x80\x02" + doubled(100) + b"Q.", "no storage"),
+        (b"\x80\x02" + b"]" * 1_100_000 + b".", "more than 1000000 operations"),
+        (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\x04\x00\x00\x00sizeNs\x86b.", "damaged: TypeError"),
+        (b"\x80\x02ccollections\nOrderedDict\nN}X\x04\x00\x00\x00sizeNs\x86b.", "damaged: TypeError"),
+        (b"\x80\x02ctorch\nFloatTensor\n)\x81N}X\x04\x00\x00\x00sizeNs\x86b.", "state of its own"),
+        (b"\x80\x02}X\x01\x00\x00\x00wctorch\nFloatStorage\n}X\x01\x00\x00\x00wNsbs.", "damaged: AttributeError"),
+        (b"\x80\x02X\x02\x00\x00\x00os)R.", "'str' object is not callable"),
+        (b"\x80\x02]}e.", "damaged"),  # no mark
+        (b"\x80\x02\x85.", "damaged"),  # nothing to take
+        (b"\x80\x02]K\x01K\x02s.", "damaged: IndexError"),  # an item set in a list
+        (b"\x80\x02(NNd.", "refused pickle opcode DICT"),
+        (b"\x80\x04\x8f.", "refused pickle opcode EMPTY_SET"),
+        (b"\x80\x02}(X\x01\x00\x00\x00wu.", "damaged"),  # a key without a value
+        (b"\x80\x02cbuiltins\ngetattr\n.", "refused symbol 'builtins.getattr'"),
+        (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "refused symbol 'os.system'"),
+        (b"\x80\x02(ios\nsystem\n.", "refused pickle opcode INST"),
+        (b"", "damaged"),
+    ],
+)
+def test_hostile_pickles(tmp_path, pickled, message, write):
+    write(tmp_path / "a.pth", pickled)
+    with pytest.raises(WeightsError, match=message) as error:
+        read_pth(tmp_path / "a.pth")
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_each_pickle_of_a_legacy_file_is_restricted(tmp_path, place):
+    pickles = [dumps(value, True) for value in (MAGIC, VERSION, SYSTEM, {"w": tensor((6,), (1,))}, ["0"])]
+    pickles[place] = dumps(Global("os.system", f"touch {tmp_path}/never"))
+    (tmp_path / "a.pth").write_bytes(b"".join(pickles) + b"\6" + bytes(7) + DATA)
+    with pytest.raises(WeightsError, match="a.pth: refused symbol 'os.system'"):
+        read_pth(tmp_path / "a.pth")
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_dictionary_in_itself_is_no_state_dict(tmp_path):
+    write_zip(tmp_path / "a.pth", b"\x80\x02}q\x00X\x05\x00\x00\x00modelh\x00s.")
+    with pytest.raises(WeightsError, match="no named tensors: 'model'"):
+        read_pth(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    "nested",
+    [
+        b")" + b"\x85" * 300_000,
+        b"ctorch._utils\n_rebuild_tensor\nq\x01N" + b"q\x02h\x01(h\x02K\x00))tR" * 100_000,  # as each other's storage
+    ],
+)
+def test_deep_nesting_is_freed(tmp_path, nested):
+    write_zip(tmp_path / "a.pth", b"\x80\x02" + nested + b".")
+    with pytest.raises(WeightsError, match="no state dict"):
+        read_pth(tmp_path / "a.pth")
+
+
+def test_a_list_of_pairs_is_used_up(tmp_path):
+    """So that a file that names one list a million times does not fill the memory."""
+    used = b"ccollections\nOrderedDict\nq\x00]q\x01]X\x01\x00\x00\x00aaK\x02aa\x85R"
+    again = b"h\x00h\x01\x85R"
+    for first, second, message in [(b"K\x01", used, "no named tensors: 'a'"), (used, again, "no state dict")]:
+        pickled = b"}X\x05\x00\x00\x00first" + first + b"sX\x05\x00\x00\x00model" + second + b"s."
+        write_zip(tmp_path / "a.pth", b"\x80\x02" + pickled)
+        with pytest.raises(WeightsError, match=message):
+            read_pth(tmp_path / "a.pth")
+
+
+def test_what_is_saved_beside_the_weights(tmp_path):
+    """As AGW's training saves it: the weights as 'net', numpy's scores and the optimizer's state."""
+    state = {"net": {"module.w": tensor((2, 3), (3, 1))}, "epoch": 3, "name": "a", "mAP": np.float64(0.5)}
+    state |= {"cmc": np.linspace(0, 1, 4), "optimizer": {"state": {0: {"momentum": tensor((6,), (1,))}}, "lr": 0.1}}
+    for form in ("zip", "legacy"):
+        for wrapped in (state, {"model": state}):
+            arrays = read_pth(write(tmp_path / "a.pth", wrapped, form))
+            assert list(arrays) == ["w"]
+            np.testing.assert_array_equal(arrays["w"], np.arange(6).reshape(2, 3))
+    with pytest.raises(WeightsError, match="no named tensors: 'epoch', 'name', 'mAP', 'cmc', 'optimizer'"):
+        read_pth(write(tmp_path / "a.pth", {"w": tensor((6,), (1,)), **state} | {"net": tensor((6,), (1,))}))
 
 
 edits = st.lists(st.tuples(st.integers(0, 2**16), st.sampled_from("=+-"), st.integers(0, 255)), min_size=1, max_size=6)
