@@ -78,7 +78,8 @@ def refuse_others_flags() -> None:
     takers = {flag: [mode for mode, (_, names) in MODES.items() if flag in names] for flag in ARGUMENTS}
     for flag, modes in (takers | dict.fromkeys(("coordinator", "processes", "process"), SHARED)).items():
         if FLAGS[flag].present and FLAGS.mode not in modes:
-            raise ValueError(f"--{flag} is for --mode={' or '.join(modes)}, not for {FLAGS.mode}")
+            named = " or ".join(filter(None, [", ".join(modes[:-1]), modes[-1]]))
+            raise ValueError(f"--{flag} is for --mode={named}, not for {FLAGS.mode}")
 
 
 def connect() -> None:
