@@ -19,14 +19,12 @@ WITHIN = {
     "affinity": ("affinity", "files", "log"),
     "models": ("models",),
     "losses": ("losses",),
-    "weights": ("weights", "systems"),  # the type of a System, for type checkers alone
+    "weights": ("weights",),
     "ranking": ("ranking", "affinity", "metrics", "parallel", "files", "features", "augment", "log", "losses"),
     "report": ("report", "ranking", "affinity", "metrics", "files", "features"),
 }
 FILES = [path.stem for path in (ROOT / "saai_jax" / "systems").glob("*.py")]
 SYSTEMS = [name for name in FILES if name not in ("__init__", "system")]
-    path.stem for path in (ROOT / "saai_jax" / "systems").glob("*.py") if path.stem not in ("__init__", "system")
-]
 
 
 def imported(path: Path) -> set[str]:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from saai_jax.weights.pth import WeightsError, listed
-
-if TYPE_CHECKING:
-    from saai_jax.systems.system import System
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}  # of a kernel: HWIO -> OIHW, [d n] -> [n d]
@@ -37,6 +34,13 @@ class Names:
     zeros: Sequence[str] = ()
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     imagenet: Sequence[tuple[str, tuple[str, ...]]] = ()
+
+
+class Named(Protocol):
+    """Of a System, what is needed here."""
+
+    @property
+    def names(self) -> Names: ...
 
 
 def resnet_names(ours: str, torch: str) -> list[tuple[str, str]]:
@@ -67,7 +71,7 @@ def _slots(names: Names, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return slots
 
 
-def to_torch(system: System, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def to_torch(system: Named, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The arrays of variables {"params": ..., **collections} (or of gradients, {"params": ...}) by torch's names.
 
     They have torch's axes. Raises WeightsError for an array that torch's model does not have.
@@ -80,7 +84,7 @@ def identities_of(tensors: Mapping[str, np.ndarray]) -> int | None:
     return len(tensors[CLASSIFIER]) if CLASSIFIER in tensors else None
 
 
-def from_torch(tensors: Mapping[str, np.ndarray], system: System, variables: Mapping[str, Any]) -> dict[str, Any]:
+def from_torch(tensors: Mapping[str, np.ndarray], system: Named, variables: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of `variables` filled from a checkpoint of the system's original, or from torchvision's ResNet.
 
     tensors: by torch's name. torchvision's is known by having no classifier of identities: its fc is ignored, and
