@@ -10,7 +10,7 @@ from benchmarks import faults
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    return faults.Runs(tmp_path_factory.mktemp("faults"), epochs=12)
+    return faults.Runs(tmp_path_factory.mktemp("faults"), epochs=6)
 
 
 @pytest.mark.parametrize(
