@@ -1,20 +1,11 @@
-"""Settings of every test and of every process that one starts; see CONTRIBUTING.md for the two that can be changed."""
+"""Settings of every test and of every process that one starts, and which files come first."""
 
 import os
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-# Most of the suite's time is compilation of programs that run once: they are compiled quickly rather than well.
-QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-DEFAULTS = {
-    "MPLBACKEND": "Agg",
-    "JAX_PLATFORMS": "cpu",
-    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    "XLA_FLAGS": QUICK,
-}
-os.environ |= DEFAULTS | os.environ  # before JAX is imported; child processes inherit it
+from tests.launching import ENVIRONMENT
+
+os.environ.update(ENVIRONMENT)  # before JAX is imported
 
 import hypothesis
 import jax
@@ -27,3 +18,22 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # here, sh
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("search", deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+
+# The longest, which workers take in this order, so that they end together. The first compiles what other launches load.
+FIRST = [
+    "test_launch.py",
+    "systems/test_saai.py",
+    "affinity/test_gallery.py",
+    "benchmarks/test_faults.py",
+    "test_processes.py",
+    "models/test_layers.py",
+    "test_train.py",
+    "models/test_cpu.py",
+    "test_checkpoint.py",
+    "test_notebook.py",
+]
+
+
+def pytest_collection_modifyitems(items):
+    rank = {Path(__file__).parent / file: number for number, file in enumerate(FIRST)}
+    items.sort(key=lambda item: rank.get(item.path, len(FIRST)))

@@ -337,6 +337,7 @@ def test_official_figures_through_the_command_line(tmp_path, inference, group):
         f"--config.data.split_dir={split}",
         f"--config.inference={inference}",
         f"--workdir={tmp_path / 'work'}",
+        optimised=True,
     )
     rows = results.read(tmp_path / "work" / "results.json")["rows"]
     assert len(rows) == 4 * len(inference.split(","))
