@@ -53,9 +53,9 @@ class Runs:
         command = [sys.executable, "launch.py", "--config=configs/synthetic.py:tiny", f"--workdir={work}"]
         command += [f"--config.data.root={self.folder / 'data'}", "--config.eval.baselines=False"]
         command += [f"--config.train.epochs={self.epochs}", "--config.eval.search=all", "--config.eval.shots=multi"]
-        cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.fspath(self.folder / "compiled"))
-        environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": cache}
-        environment.pop("XLA_FLAGS", None)
+        cache = {"JAX_COMPILATION_CACHE_DIR": os.fspath(self.folder / "compiled")}
+        cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        environment = {**cache, **os.environ, "JAX_PLATFORMS": "cpu"}
         files = {"stdout": subprocess.DEVNULL, "stderr": stderr, "text": True}
         return subprocess.Popen([*command, *flags], cwd=ROOT, env=environment, **files)
 

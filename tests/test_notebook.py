@@ -1,7 +1,6 @@
 """The notebook, run as a person would run it, on features made here."""
 
 import dataclasses
-from pathlib import Path
 
 import nbclient
 import nbformat
@@ -11,8 +10,8 @@ import pytest
 from configs import synthetic
 from input_pipeline.source import Source
 from saai_jax import features
+from tests.launching import ROOT
 
-ROOT = Path(__file__).parent.parent
 FILE = ROOT / "notebooks" / "aim_ablation.ipynb"
 
 
@@ -46,9 +45,6 @@ def files(tmp_path):
 
 
 def test_it_runs_and_shows_every_study(files, tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     document = notebook()
     (parameters,) = (cell for cell in document.cells if "parameters" in cell.metadata.get("tags", []))

@@ -37,6 +37,14 @@ def same(found, expected, atol=3e-6):
     np.testing.assert_allclose(found, expected, atol=atol, rtol=1e-6)
 
 
+def same_lists(found, expected, images):
+    """The same neighbours of every image; those whose affinities are equal to rounding may have changed places."""
+    same(found.value, expected.value, 1e-6)
+    rows = images / np.linalg.norm(images, axis=1, keepdims=True)
+    same(np.take_along_axis(rows @ rows.T, found.index, 1), found.value, 1e-6)
+    assert all(len(set(row)) == len(row) for row in found.index.tolist())
+
+
 @both
 @quick
 @given(SEEDS, KS)
@@ -94,12 +102,14 @@ def test_results_do_not_depend_on_how_queries_are_batched(seed, sizes):
 @both
 @quick
 @given(SEEDS, KS, st.sampled_from([1, 5, 31]))
+@example(1611168694, (6, 4), 31)  # two of its affinities are equal but for rounding
+@example(1712438641, (6, 4), 31)
 def test_adding_equals_building_together(variant, seed, ks, first):
     query, images = people(seed)
     how = {"k1": ks[0], "k2": ks[1], "variant": variant}
     part = quietly(Gallery.build, images[:first], **how)
     grown, whole = part.add(images[first:]), quietly(Gallery.build, images, **how)
-    np.testing.assert_array_equal(grown.lists.index, whole.lists.index)
+    same_lists(grown.lists, whole.lists, images)
     same(grown.distances(query), whole.distances(query), 1e-6)
     assert len(part) == first
     same(part.distances(query), quietly(aim, query, images[:first], **how))
@@ -118,10 +128,11 @@ def test_a_subset_equals_its_own_gallery(variant, seed, ks, size, spare):
 
 
 @quick
-@given(SEEDS, st.lists(st.integers(0, 59), min_size=1, max_size=30))
-def test_removing_equals_never_having_had(seed, rows):
+@given(SEEDS, st.sampled_from([1, 7, 30]))
+def test_removing_equals_never_having_had(seed, size):
     query, images = people(seed)
-    left = Gallery.build(images, k1=6, k2=3).remove(np.array(rows))
+    rows = np.random.default_rng(seed).permutation(len(images))[:size]
+    left = Gallery.build(images, k1=6, k2=3).remove(np.append(rows, rows[0]))
     same(left.distances(query), aim(query, np.delete(images, rows, axis=0), k1=6, k2=3))
 
 
@@ -148,7 +159,7 @@ def test_long_galleries_and_many_tiles(monkeypatch):
 
 
 @quick
-@given(SEEDS, st.integers(1, 40), st.integers(2, 6))
+@given(SEEDS, st.sampled_from([1, 2, 9, 40]), st.integers(2, 6))
 def test_selection_of_long_rows_is_exact(seed, k, values):
     """Few different values, so that most comparisons are ties."""
     x = np.random.default_rng(seed).integers(0, values, (3, 9001)).astype(np.float32)

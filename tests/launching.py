@@ -1,0 +1,65 @@
+"""launch.py as a user runs it, in a process of its own, and the environment of every process of the tests."""
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TINY = "--config=configs/synthetic.py:tiny"
+
+# Most of the suite's time is compilation of programs that run once: they are compiled quickly rather than well.
+QUICK = "--xla_backend_optimization_level=0"
+if version("jaxlib").startswith("0.10."):  # later ones do not know it and end
+    QUICK += " --xla_cpu_use_fusion_emitters=false"
+ENVIRONMENT = {
+    "MPLBACKEND": "Agg",
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "XLA_FLAGS": QUICK,
+    **os.environ,
+}
+
+# To import the libraries takes longer than most command lines: one process does, and launches are forked from it. It
+# never asks JAX for devices, or it could not be forked.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["ml_collections.config_flags", "modes.folders", "modes.reporting", "modes.studies"])
+
+
+def launch(*arguments, code: int = 0, fresh: bool = False, optimised: bool = False) -> str:
+    """Everything the command prints; its exit code is asserted.
+
+    fresh: by a Python of its own, which imports anew. optimised: compiled as for users, where much is computed.
+    """
+    words = ["launch.py", *map(str, arguments)]
+    environment = os.environ | ({"XLA_FLAGS": ""} if optimised else {})
+    with tempfile.NamedTemporaryFile("r") as output:
+        if fresh:
+            with open(output.name, "w") as file:
+                where = {"cwd": ROOT, "stdout": file, "stderr": file}
+                done = subprocess.run([sys.executable, *words], env=environment, **where).returncode
+        else:
+            process = FORKS.Process(target=_run, args=(words, environment, output.name))
+            process.start()
+            process.join()
+            done = process.exitcode
+        printed = output.read()
+    assert done == code, printed
+    assert code != 1 or "Traceback" not in printed, printed
+    return printed
+
+
+def _run(words: list[str], environment: dict[str, str], output: str) -> None:
+    with open(output, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(ROOT)
+    os.environ.update(environment)
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
