@@ -31,13 +31,13 @@ def fields(dataset: str) -> ml_collections.ConfigDict:
     d.fold = 1  # regdb: which of the ten splits
     d.query_list, d.gallery_list = "", ""  # protocol custom: text files with one path a line
     d.rule = "same-camera"  # protocol custom: what is skipped: none, same-camera or sysu
-    d.synthetic = ""  # tiny, small or large: draw this set into root if it is not there; "" for a real set
+    d.synthetic = ""  # tiny, small or large: draws this set into root if it is not there; "" for a real set
     d.synthetic_seed = 0
     d.validation = False  # hold training identities out, to choose a checkpoint by (sysu: the official 99)
     d.skip_incomplete = False  # leave out identities with too few images of a modality, instead of refusing them
     d.verify = True  # decode every picture once before training; a pack needs no check
     d.packed = ""  # folder of array_record packs made by --mode=prepare; "" reads the image files
-    d.resized = ""  # folder of pixels at height x width made by --mode=prepare; "" decodes every picture every time
+    d.resized = ""  # folder of pixels at height x width made by --mode=prepare; "" decodes the files in every epoch
     d.height, d.width = 288, 144  # pixels
     d.sampler = "paired"  # a name of input_pipeline.sampling.SAMPLERS
     d.identities, d.images = 0, 0  # of a batch; half the images of an identity are infrared
@@ -74,7 +74,7 @@ def fields(dataset: str) -> ml_collections.ConfigDict:
         8,
         2,
     )  # ours: no published value; own: --mode=search
-    # The arguments of saai_jax.affinity.sim, which says what they are; kq, kg and what follows alpha are our choice.
+    # The arguments of saai_jax.affinity.sim, which explains them; kq, kg and what follows alpha are our choice.
     c.sim = ml_collections.ConfigDict()
     c.sim.graph, c.sim.mutual = True, True  # its two kinds of reasoning
     c.sim.scale, c.sim.paths, c.sim.neighbours = 0.01, 9, 9
@@ -93,7 +93,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 
 def report(field: str, value: str) -> Preset:
-    """A preset that reports one kind of SYSU-MM01 setting, with others of the same field that are named before it."""
+    """A preset that reports one kind of SYSU-MM01 setting; several of one field add up."""
     everything = fields("sysu").eval[field]
 
     def preset(config):

@@ -2,12 +2,10 @@
 
     python launch.py
 
-Measured, seed 0, two cores of a 2.6 GHz AMD EPYC: 178 s with drawing and compilation; all-search multi-shot
-46.54 rank-1 / 34.84 mAP by cosine and 48.92 / 44.35 by AIM, against 11.26 / 7.42 by pixels and 1.08 / 2.84
-by chance.
+Measured, seed 0: docs/synthetic.md has the table and what it was measured on.
 
 Presets: tiny or large draw another size; regdb or llcm write and read that layout instead; singleshot, multishot,
-all, indoor choose what is reported; released (default) or paper.
+all, indoor choose what is reported; released (default) or paper; baseline is the paper's of Table 3.
 """
 
 from configs import common

@@ -1,1 +1,1 @@
-"""What launch.py does, by mode: a configuration and a folder in, files out. Wiring, no method of its own."""
+"""The modes of launch.py: functions of a configuration, a folder and the flags of the mode, which write files."""

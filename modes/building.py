@@ -25,12 +25,12 @@ from saai_jax.systems.system import System, Tree
 from saai_jax.weights import names
 from saai_jax.weights.pth import read_pth
 
-# What a run may change when it goes on: where things are, what is reported and how often, not what is learned.
+# What may change when a run goes on, because it does not change what is learned: where files are, what is reported.
 FREE = ("inference", "eval.", "aim.", "sim.", "k_reciprocal.")
 FREE += ("data.root", "data.split_dir", "data.packed", "data.resized", "data.threads", "data.workers", "data.verify")
 FREE += ("on_nonfinite", "train.log_every", "train.save_every", "train.validate_every")
 FREE += ("model.weights", "model.identities", "model.remat", "data.query_list", "data.gallery_list", "data.rule")
-# What does not matter any more once it is trained.
+# What may also differ when a trained run is evaluated.
 TRAINED_FREE = (*FREE, "seed", "train.", "loss.", "augment.", "data.identities", "data.images", "data.published")
 TRAINED_FREE += ("data.skip_incomplete",)
 
@@ -46,7 +46,7 @@ def source_of(config: ConfigDict) -> Source:
     return Source(config.dataset, **options)
 
 
-# What of config.train is the loop's; the rest is the system's, as are config.model, config.loss and config.augment.
+# The loop takes these fields of config.train; the system takes the rest, config.model, config.loss and config.augment.
 LOOP = ("epochs", "learning_rate", "warmup", "milestones", "decay", "log_every", "save_every", "validate_every")
 
 
@@ -86,7 +86,8 @@ def initial_state(config: ConfigDict, system: System) -> train.TrainState:
 def trained(config: ConfigDict, workdir: str) -> tuple[System, Tree]:
     """The system and its variables to evaluate: those of the run in workdir or, without one, config.model.weights.
 
-    Raises CheckpointError for neither, for both if the run did not start from them, and for another configuration.
+    Raises CheckpointError where there is neither, for weights that the run did not start from, and for a run of another
+    configuration.
     """
     folder, file = os.path.join(workdir, "checkpoints"), os.path.join(workdir, "config.json")
     weights = config.model.weights

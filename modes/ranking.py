@@ -1,4 +1,4 @@
-"""Ranking: of a run, of features that anything made, and of one result against another."""
+"""Ranking: of a run, of a features file of any program, and of one result against another."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def write_results(
 ) -> None:
     """Ranks every setting by every inference, prints the table and writes results.json.
 
-    extra: embeddings to rank by cosine beside the model's, by the name of their row.
+    extra: embeddings to rank by cosine beside the system's, by the name of their row.
     """
     if not parallel.primary():
         return
@@ -102,7 +102,7 @@ def draw_pictures(
 def looked_at(
     function: Callable[..., Any], variables: Tree, load: pictures.Pictures, rows: np.ndarray, index: Index
 ) -> np.ndarray:
-    """What a system's maps or pooled gives for the pictures of some rows."""
+    """The result of a system's maps or pooled for the pictures of some rows."""
     of = functools.partial(evaluate.of_pixels, function, variables)
     return pictures.apply(of, load, rows, index.modality[rows])
 
@@ -186,7 +186,7 @@ def rank(
     columns: str = "",
     infrared_cameras: Sequence[int | str] = (),
 ) -> None:
-    """Ranks features, whatever made them, by the data set's protocol, or query against gallery where they are apart.
+    """Ranks features of any program by the data set's protocol, or the file of queries against that of the gallery.
 
     The arguments are those of `read_features`; writes results.json and prints the table.
     """
@@ -197,7 +197,7 @@ def rank(
 
 
 def compare(files: Sequence[str]) -> None:
-    """Compares the rows of two results files, or within one the inferences with cosine: could it be chance?"""
+    """Tests whether the rows of two results files, or those of one and its cosine rows, differ by chance."""
     if len(files) not in (1, 2):
         raise ValueError(f"--mode=compare needs one or two results.json, got {len(files)} files")
     documents = [results.read(file) for file in files]

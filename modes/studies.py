@@ -57,7 +57,7 @@ def ablate(
 
 
 def studied(config: ConfigDict, name: str, k1: int, k2: int) -> Mapping[ablation.Label, ablation.Inference]:
-    """The inferences that a study compares, where AIM's k1 and k2 are these but on the study's own axis."""
+    """The inferences that a study compares; k1 and k2 are AIM's where the study does not vary them."""
     values, sim = plans.INFERENCES[name], dict(config.sim)
     variant = config.aim.variant
     if name == "steps":

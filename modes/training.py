@@ -1,4 +1,4 @@
-"""Training, with what it needs first and what a study repeats."""
+"""Training, and what comes before it: preparing and examining a data set."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from saai_jax.systems.system import Tree
 
 
 def refuse_late_failures(config: ConfigDict, test: Index, validation: Index | None) -> None:
-    """Looks at everything that the evaluation will need before hours are spent on training."""
+    """Raises ValueError, before hours of training, for a configuration that the evaluation after it would refuse."""
     for setting in settings_of(config, test):
         inferences(config, setting)
     if config.on_nonfinite not in ("stop", "skip"):
@@ -40,7 +40,7 @@ def refuse_late_failures(config: ConfigDict, test: Index, validation: Index | No
 
 @contextlib.contextmanager
 def save_nonfinite(workdir: str, plan: Plan, index: Index) -> Iterator[None]:
-    """Writes not-finite-<step>.json, what led to a step that is not finite, before its error goes on."""
+    """Writes not-finite-<step>.json with the images of a step that is not finite. Raises FloatingPointError for it."""
     try:
         yield
     except loop.NotFinite as error:
@@ -65,7 +65,7 @@ def save_nonfinite(workdir: str, plan: Plan, index: Index) -> Iterator[None]:
 
 @contextlib.contextmanager
 def workdir_lock(workdir: str) -> Iterator[None]:
-    """Holds the workdir for this run. Raises CheckpointError if another one that is under way holds it."""
+    """Holds the workdir for this run. Raises CheckpointError if another running process holds it."""
     os.makedirs(workdir, exist_ok=True)
     with open(os.path.join(workdir, ".lock"), "w") as lock:
         try:

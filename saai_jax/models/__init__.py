@@ -1,1 +1,1 @@
-"""Networks, one file a system; all give an Output."""
+"""Networks in Linen that several systems share: ResNet, attention, heads, and convolutions for a CPU."""

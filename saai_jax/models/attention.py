@@ -22,7 +22,7 @@ def instance_norm(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
 class ModalityAttention(nn.Module):
     """MAM: channels that carry the modality are replaced by their instance-normalised form (released code).
 
-    m = sigmoid(W2 relu(W1 GAP(x))), y = m x + (1 - m) IN(x). conv: `resnet.conv`.
+    m = sigmoid(W2 relu(W1 GAP(x))), y = m x + (1 - m) IN(x). conv: as `resnet.conv`.
     """
 
     conv: Callable[..., nn.Module]

@@ -1,6 +1,6 @@
 """Convolutions in the forms that a CPU runs well; `convolution` stands in for jax.lax.conv_general_dilated in nn.Conv.
 
-Chosen where a network is built, for the device it will run on. docs/performance.md says what they are worth.
+`modes.building.system_of` chooses them for a system that runs on a CPU. docs/performance.md has their times.
 """
 
 from __future__ import annotations

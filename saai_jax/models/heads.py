@@ -1,4 +1,4 @@
-"""What stands on a backbone: parts from shared prototypes or stripes, and a neck for each modality."""
+"""What follows a backbone: parts from shared prototypes or stripes, and a neck with a branch for each modality."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a model to embeddings, and from embeddings to the scores of a protocol's trials."""
+"""From a network to embeddings, and from embeddings to the scores of a protocol's trials."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def of_pixels(
 def extract(
     embed: Callable[..., Array], variables: dict, batches: Iterable[dict[str, np.ndarray]]
 ) -> Float[np.ndarray, "n d"]:
-    """What a system embeds all images as, in the order of the batches, each of which the devices share."""
+    """The features that `embed` gives for all images, in the order of the batches; the devices share each batch."""
     mesh = parallel.batch_mesh(jax.local_devices())
     variables = parallel.replicate(parallel.local_copy(variables), mesh)
     over = NamedSharding(mesh, jax.P(parallel.AXIS))
@@ -51,7 +51,7 @@ def extract(
 
 
 def pixels(batches: Iterable[dict[str, np.ndarray]]) -> Float[np.ndarray, "n d"]:
-    """Each image's luminance with its mean removed: what nearest neighbour without learning goes by."""
+    """Each image's luminance with its mean removed: the features of nearest neighbour by pixels."""
     rows = []
     for batch in batches:
         gray = (batch["image"].astype(np.float32) / 255) @ np.asarray(LUMINANCE, np.float32)

@@ -74,7 +74,7 @@ class Network(nn.Module):
 
 
 def mean_classifiers(params: Tree, means: Tree | None, rate: Array | float) -> Tree:
-    """The exponential means of the modality classifiers, moved by the rate in [0, 1] to them; at first their copies."""
+    """Exponential means of the modality classifiers, moved by the rate in [0, 1]; copies of them without means."""
     kernels = {m: jax.lax.stop_gradient(params[f"{m}_classifier"]["kernel"]) for m in ("visible", "infrared")}
     if means is None:
         return {m: {"kernel": kernel} for m, kernel in kernels.items()}
@@ -87,7 +87,7 @@ def mean_rate(epoch: Array, base: float) -> Array:
 
 
 def names_of(neck: Neck) -> Names:
-    """Those of the released checkpoints."""
+    """What our parameters are called in the released checkpoints."""
     branches = ("bn_neck.bn_neck_v", "bn_neck.bn_neck_i") if neck == "dual" else ("bn_neck",)
     return Names(
         table=(

@@ -26,12 +26,12 @@ Features = Callable[[Tree, Float[Array, "b h w 3"], Int[Array, "b"]], Float[Arra
 
 
 class System(NamedTuple):
-    """All that training, evaluation, reports and importers know of a method.
+    """All that training, evaluation, reports and the reader of weights know of a method: docs/systems_guide.md.
 
     variables are {"params": ..., **collections}; images are normalised as `augment.normalise` does.
     """
 
-    init: Callable[[Key[Array, ""]], tuple[Tree, Tree]]  # params, collections (batch_stats; a mean teacher is one too)
+    init: Callable[[Key[Array, ""]], tuple[Tree, Tree]]  # params, collections (batch_stats, mean classifiers)
     augment: Callable[[Key[Array, ""], Batch], Batch]  # u8 images to normalised f32; may add rows
     # params, collections, augmented batch, key, epoch (from 0) -> total, (terms by name, next collections)
     loss: Callable[[Tree, Tree, Batch, Key[Array, ""], Array], tuple[Array, tuple[dict[str, Array], Tree]]]

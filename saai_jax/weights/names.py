@@ -22,10 +22,10 @@ class Names:
     """What a system's parameters are called in its original.
 
     table: (pattern of our module's path, torch's module, or those of a tuple: our arrays are theirs, stacked).
-    leaves: torch's names of our arrays beside LEAVES. ignored: patterns of tensors that no network of ours has use for.
-    zeros: tensors that are zero in every release, where ours has none. copies: tensors that may be missing, if all of
-    them are, and which they then equal. imagenet: (pattern of tensors of
-    torchvision's ResNet, prefixes of those that start as they do).
+    leaves: torch's names of our arrays beside LEAVES. ignored: patterns of tensors that our network does not use.
+    zeros: tensors that are zero in every release and that our network does not have. copies: a tensor that a
+    checkpoint may lack, and the one it then equals; all of them are missing or none. imagenet: (pattern of tensors of
+    torchvision's ResNet, prefixes of our tensors that start as they do).
     """
 
     table: Sequence[tuple[str, str | tuple[str, ...]]]
@@ -44,7 +44,7 @@ class Named(Protocol):
 
 
 def resnet_names(ours: str, torch: str) -> list[tuple[str, str]]:
-    """The table of a `models.resnet.ResNet` that is called so, such as "backbone/" and "backbone."."""
+    """The table of a `models.resnet.ResNet` by the prefixes of its names, such as "backbone/" and "backbone."."""
     return [
         (rf"{ours}stem/((?:conv|bn)1)", rf"{torch}\1"),
         (rf"{ours}layer(\d)/block(\d+)/((?:conv|bn)\d)", rf"{torch}layer\1.\2.\3"),
