@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 STOPPED, KILLED = 75, -signal.SIGKILL
@@ -43,10 +43,13 @@ class Row(NamedTuple):
 
 
 class Runs:
-    """Runs in one folder: `where` they read, and the one left alone, made when it is first asked for."""
+    """Runs in one folder, with their data and the one left alone, which is made when it is first asked for.
 
-    def __init__(self, folder: Path, epochs: int = 30):
-        self.folder, self.epochs = folder, epochs
+    popen: starts them, called as subprocess.Popen.
+    """
+
+    def __init__(self, folder: Path, epochs: int = 30, popen: Callable[..., Any] = subprocess.Popen):
+        self.folder, self.epochs, self.popen = folder, epochs, popen
 
     def start(self, work: Path, *flags: str, stderr: int = subprocess.DEVNULL) -> subprocess.Popen:
         """launch.py in a process of its own."""
@@ -57,7 +60,7 @@ class Runs:
         cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         environment = {**cache, **os.environ, "JAX_PLATFORMS": "cpu"}
         files = {"stdout": subprocess.DEVNULL, "stderr": stderr, "text": True}
-        return subprocess.Popen([*command, *flags], cwd=ROOT, env=environment, **files)
+        return self.popen([*command, *flags], cwd=ROOT, env=environment, **files)
 
     def run(self, work: Path, *flags: str) -> tuple[int, str]:
         """Exit code and standard error of a run."""

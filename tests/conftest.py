@@ -1,5 +1,6 @@
 """Settings of every test and of every process that one starts, and which files come first."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -41,6 +42,14 @@ FIRST = [
 def pytest_collection_modifyitems(items):
     rank = {Path(__file__).parent / file: number for number, file in enumerate(FIRST)}
     items.sort(key=lambda item: rank.get(item.path, len(FIRST)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_go_with_their_file():
+    """A worker that kept all it compiled would hold gigabytes at the end."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

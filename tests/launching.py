@@ -32,25 +32,48 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["ml_collections.config_flags", "modes.folders", "modes.reporting", "modes.studies"])
 
 
+class Forked:
+    """A launch that is forked, with what benchmarks.faults asks of a subprocess.Popen; all it prints is one text."""
+
+    def __init__(self, command: list[str], *, env: dict[str, str], **files):
+        del files  # where a Popen would print and start
+        self._output = tempfile.NamedTemporaryFile("r")  # noqa: SIM115  lives as long as this
+        self._process = FORKS.Process(target=_run, args=(command[1:], env, self._output.name))
+        self._process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def send_signal(self, how: int) -> None:
+        if self.returncode is None:
+            os.kill(self._process.pid, how)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def communicate(self, timeout: float | None = None) -> tuple[None, str]:
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise TimeoutError(f"launch.py is still running after {timeout} s")
+        return None, self._output.read()
+
+
 def launch(*arguments, code: int = 0, fresh: bool = False, optimised: bool = False) -> str:
     """Everything the command prints; its exit code is asserted.
 
     fresh: by a Python of its own, which imports anew. optimised: compiled as for users, where much is computed.
     """
-    words = ["launch.py", *map(str, arguments)]
+    command = [sys.executable, "launch.py", *map(str, arguments)]
     environment = os.environ | ({"XLA_FLAGS": ""} if optimised else {})
-    with tempfile.NamedTemporaryFile("r") as output:
-        if fresh:
-            with open(output.name, "w") as file:
-                where = {"cwd": ROOT, "stdout": file, "stderr": file}
-                done = subprocess.run([sys.executable, *words], env=environment, **where).returncode
-        else:
-            process = FORKS.Process(target=_run, args=(words, environment, output.name))
-            process.start()
-            process.join()
-            done = process.exitcode
-        printed = output.read()
-    assert done == code, printed
+    files = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    start = subprocess.Popen if fresh else Forked
+    process = start(command, cwd=ROOT, env=environment, **files)
+    printed = "".join(filter(None, process.communicate()))
+    assert process.returncode == code, printed
     assert code != 1 or "Traceback" not in printed, printed
     return printed
 

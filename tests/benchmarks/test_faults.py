@@ -6,11 +6,12 @@ import signal
 import pytest
 
 from benchmarks import faults
+from tests.launching import Forked
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    return faults.Runs(tmp_path_factory.mktemp("faults"), epochs=6)
+    return faults.Runs(tmp_path_factory.mktemp("faults"), epochs=6, popen=Forked)
 
 
 @pytest.mark.parametrize(
