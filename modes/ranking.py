@@ -90,11 +90,11 @@ def draw_pictures(
         )
         for name, how in inferences(config, setting).items()
     }
-    lists.figure(load, shown, found).savefig(file("ranked.png"), dpi=150)
+    lists.figure(load, shown, found).savefig(file("ranked.png"), dpi=100)
     if system.maps:
         names = [f"identity {index.identity[r]}, camera {index.camera[r]}" for r in shown]
         maps = looked_at(system.maps, variables, load, shown, index)
-        pictures.attention_maps(load(shown), maps, names).savefig(file("attention.png"), dpi=150)
+        pictures.attention_maps(load(shown), maps, names).savefig(file("attention.png"), dpi=100)
     if os.path.exists(file("metrics.jsonl")):
         charts.training(read_metrics(file("metrics.jsonl"))).savefig(file("curves.png"), dpi=120)
 
