@@ -20,7 +20,7 @@ from saai_jax.weights.names import to_torch
 
 NETWORKS: dict[str, Callable[[], Any]] = {"small": synthetic.get_config, "resnet50": sysu.get_config}
 IDENTITIES = {"small": 160, "resnet50": 395}  # that these data sets train on
-RATE, FOLLOW = 3.5e-4, 0.02  # the learning rate, and that of the mean classifiers in epoch 0
+RATE, MEAN_RATE = 3.5e-4, 0.02  # the learning rate, and that of the mean classifiers in epoch 0
 
 
 class Step(NamedTuple):

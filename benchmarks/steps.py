@@ -117,7 +117,7 @@ def torch_form(name: str, size: int, dtype: str, channels_last: bool, compiled: 
     loss_of, augmented = wrap(network), wrap(torch_saai.augment)
 
     def run():
-        network.move_teachers(ours.FOLLOW)
+        network.move_means(ours.MEAN_RATE)
         x = augmented(image, recipe).contiguous(memory_format=layout)
         with autocast():
             loss = loss_of(x, identity, *rows)

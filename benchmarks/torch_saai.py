@@ -1,7 +1,7 @@
 """A training step of SAAI written plainly in torch, which benchmarks.train_step measures ours against.
 
-The same network, losses, teachers, optimiser and augmentation as saai_jax, under the names of saai_jax.weights.names,
-so that our weights load. Nothing here waits for a GPU: the rows of a modality are indices that come with the batch.
+The same network, losses, mean classifiers, optimiser and augmentation as saai_jax, under the names of
+saai_jax.weights.names, so that our weights load. Nothing here waits for a GPU: the rows of a modality are indices that come with the batch.
 `of` has the fields of a configuration's network, `recipe` the numbers of its losses and its augmentation.
 """
 
@@ -123,9 +123,9 @@ class Network(nn.Module):
                 setattr(self, f"{name}_", nn.Linear(features, identities, bias=False).requires_grad_(False))
 
     @torch.no_grad()
-    def move_teachers(self, follow: float) -> None:
-        self.visible_classifier_.weight.lerp_(self.visible_classifier.weight, follow)
-        self.infrared_classifier_.weight.lerp_(self.infrared_classifier.weight, follow)
+    def move_means(self, rate: float) -> None:
+        self.visible_classifier_.weight.lerp_(self.visible_classifier.weight, rate)
+        self.infrared_classifier_.weight.lerp_(self.infrared_classifier.weight, rate)
 
     def embed(self, image: Tensor, visible: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Features f[b d] before and after the neck, and the parts' similarities, of normalised pictures."""

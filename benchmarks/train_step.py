@@ -2,7 +2,7 @@
 
 Sections: small (the network and pictures of configs/synthetic.py), resnet50 (configs/sysu.py: ResNet-50 with MAM on
 288 x 144; batches of 80 and 128 on a GPU, of 8 on a CPU); both by default. A step is augmentation, forward, backward,
-Adam and the teachers, from a batch that lies on the device; ours also leaves out what is not finite. Each library has
+Adam and the mean classifiers, from a batch on the device; ours also leaves out what is not finite. Each library has
 a process of its own, as it has where it is used: in one, the threads of either slow the other's. They take turns,
 --steps steps of every form in each after an uncounted one; times are medians of N turns, ratios of each turn's. CPU s:
 the processor's seconds a step, which others on the machine lengthen less. Operations: what XLA counts in our step as

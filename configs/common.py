@@ -49,6 +49,8 @@ def fields(dataset: str) -> ml_collections.ConfigDict:
     m.identities = 0  # classes of the classifiers; counted from the training set and kept with the run
     m.weights = ""  # .pth: torchvision's ResNet-50 to start from, or the original's checkpoint to evaluate
 
+    c.loss, c.augment = ml_collections.ConfigDict(), ml_collections.ConfigDict()  # the system's
+
     c.train = t = ml_collections.ConfigDict()
     t.epochs, t.learning_rate = 0, 0.0
     t.warmup, t.milestones, t.decay = 0, (), 1.0  # epochs, and the factor at each milestone
@@ -109,9 +111,18 @@ SYSTEMS: dict[str, tuple[Preset, Preset]] = {
     "baseline": (saai.released, saai.baseline),
 }
 PAPER = {"saai": saai.paper}  # by config.system
+
+
+def paper(config: ml_collections.ConfigDict) -> None:
+    """The system as its paper says it. Raises ValueError for one that is released as printed."""
+    if config.system not in PAPER:
+        raise ValueError(f"the system {config.system!r} has no variant 'paper'")
+    PAPER[config.system](config)
+
+
 PRESETS: dict[str, Preset] = {
     "released": lambda config: None,
-    "paper": lambda config: PAPER[config.system](config),
+    "paper": paper,
     "validate": validate,
 }
 REPORTED = {

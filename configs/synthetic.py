@@ -49,11 +49,14 @@ def change(config) -> None:
     d, m, t = config.data, config.model, config.train
     d.root, d.published, d.validation = "", False, True
     d.identities, d.images = 8, 8
-    m.stages, m.width, m.bottleneck, m.mam, m.stem_pool = (1, 1, 1, 1), 16, False, (), True
+    m.stages, m.width, m.bottleneck, m.stem_pool = (1, 1, 1, 1), 16, False, True
+    if "mam" in m:
+        m.mam = ()
     t.epochs, t.warmup, t.milestones = 24, 2, (15, 21)
     t.learning_rate = 2e-3
     t.log_every, t.validate_every = 10, 1
-    config.augment.pad = 4
+    if "pad" in config.augment:
+        config.augment.pad = 4
     config.eval.baselines = True
     size("small", 96, 48)(config)
 

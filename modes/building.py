@@ -58,8 +58,12 @@ def system_of(config: ConfigDict, identities: int, platform: str | None = None) 
     """
     if config.system not in SYSTEMS:
         raise ValueError(f"system is {config.system!r}, expected one of {', '.join(SYSTEMS)}")
-    own = {**config.model, **config.loss, **config.augment}
-    own |= {key: value for key, value in config.train.items() if key not in LOOP}
+    own = {"weights": None}
+    for part in (config.model, config.loss, config.augment, config.train):
+        mine = {key: value for key, value in part.items() if key not in LOOP}
+        if twice := (own.keys() - {"weights"}) & mine.keys():
+            raise ValueError(f"{', '.join(twice)}: a field of two of model, loss, augment and train")
+        own |= mine
     del own["weights"]
     own |= {"identities": identities, "size": (config.data.height, config.data.width)}
     if (platform or jax.default_backend()) == "cpu":

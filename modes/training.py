@@ -30,6 +30,9 @@ def refuse_late_failures(config: ConfigDict, test: Index, validation: Index | No
     """Raises ValueError, before hours of training, for a configuration that the evaluation after it would refuse."""
     for setting in settings_of(config, test):
         inferences(config, setting)
+    for key in ("log_every", "save_every", "validate_every"):
+        if config.train[key] < 1:
+            raise ValueError(f"train.{key} is {config.train[key]}, expected at least 1")
     if config.on_nonfinite not in ("stop", "skip"):
         raise ValueError(f"on_nonfinite is {config.on_nonfinite!r}, expected 'stop' or 'skip'")
     if config.eval.checkpoint not in ("last", "best"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -43,9 +44,10 @@ def read_arrays(file: str | os.PathLike, names: Collection[str]) -> dict[str, An
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])}
     with tempfile.TemporaryDirectory() as folder:
         output = os.path.join(folder, "arrays.npz")
-        command = [sys.executable, "-m", __name__, os.fspath(file), output, *names]
+        command = [sys.executable, "-P", "-m", __name__, os.fspath(file), output, *names]
         try:
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds)
+            how = {"capture_output": True, "text": True, "errors": "replace", "timeout": seconds}
+            done = subprocess.run(command, env=environment, **how)
         except subprocess.TimeoutExpired as error:
             raise ForeignError(f"damaged: not read after {seconds:.0f} s") from error
         if done.returncode not in (0, REFUSED):
@@ -65,6 +67,9 @@ def _filled(places: Any, arrays: list[np.ndarray]) -> Any:
 
 def main(file: str, output: str, *names: str) -> int:
     """Reads the file in this process, writes its arrays to a .npz and says where in it the values have theirs."""
+    if sys.platform == "linux":  # what is compressed may ask for a thousand times the file
+        limit = 2 * (MOST + 20 * os.path.getsize(file)) + (4 << 30)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     arrays = []
 
     def place(value: Any) -> Any:

@@ -21,6 +21,8 @@ WITHIN = {
     "losses": ("losses",),
     "weights": ("weights",),
     "ranking": ("ranking", "affinity", "metrics", "parallel", "files", "features", "augment", "log", "losses"),
+    "features": ("features", "foreign", "files"),
+    "systems": ("systems", "models", "losses", "augment", "optimisers", "weights"),
     "report": ("report", "ranking", "affinity", "metrics", "files", "features"),
 }
 FILES = [path.stem for path in (ROOT / "saai_jax" / "systems").glob("*.py")]

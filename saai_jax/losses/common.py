@@ -10,10 +10,10 @@ from jaxtyping import Array, Bool, Float
 Variant = Literal["released", "paper"]
 
 
-def check_variant(variant: str) -> None:
+def check_variant(variant: str, name: str = "variant") -> None:
     """Raises ValueError for anything but "released" and "paper"."""
     if variant not in ("released", "paper"):
-        raise ValueError(f"variant is {variant!r}, expected 'released' or 'paper'")
+        raise ValueError(f"{name} is {variant!r}, expected 'released' or 'paper'")
 
 
 def safe_sqrt(x: Float[Array, ...]) -> Float[Array, ...]:

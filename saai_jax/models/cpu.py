@@ -26,8 +26,9 @@ def convolution(
 ) -> Float[Array, "b h2 w2 d"]:
     """jax.lax.conv_general_dilated, whose arguments these are; 1x1 kernels as products, wide 3x3 ones by Winograd."""
     size, stride = kernel.shape[0], strides[0]
+    square = kernel.shape[1] == size and strides[1] == stride
     plain = not any(value not in (None, 1, (1, 1)) for name, value in how.items() if name != "dimension_numbers")
-    same = plain and list(padding) == [(size // 2, size // 2)] * 2
+    same = plain and square and list(padding) == [(size // 2, size // 2)] * 2
     if same and size == 1:
         # XLA takes the gradient of such a kernel for a convolution with a kernel of the picture's size.
         return x[:, ::stride, ::stride] @ kernel[0, 0]
@@ -39,7 +40,7 @@ def convolution(
 
 def narrow_convolution(x: Array, kernel: Array, strides: Sequence[int], padding: Any, **how: Any) -> Array:
     """`convolution` without Winograd's form, which takes long to compile and gains nothing in a narrow network."""
-    if kernel.shape[0] == 1:
+    if kernel.shape[:2] == (1, 1):
         return convolution(x, kernel, strides, padding, **how)
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, **how)
 

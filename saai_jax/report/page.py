@@ -118,7 +118,8 @@ def write_page(
 
 def _setting_of(row: Mapping[str, Any]) -> str:
     """What a row's queries and galleries are, in words."""
-    labels = (row["dataset"], row["protocol"], row["direction"], f"{row['shots']} shot" if row["shots"] else "")
+    shots = "" if row["shots"] in ("", "-") else f"{row['shots']} shot"
+    labels = row["dataset"], row["protocol"], row["direction"], shots
     return " · ".join(str(label) for label in labels if label)
 
 

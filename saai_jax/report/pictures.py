@@ -119,6 +119,7 @@ def thumbnails(pictures: Pictures | None, rows: Int[np.ndarray, n], height: int)
 
 
 def jpeg(image: UInt8[np.ndarray, "h w 3"], height: int) -> bytes:
+    """The image as JPEG, made smaller where it is higher than `height` pixels."""
     shown, file = Image.fromarray(image), io.BytesIO()
     if shown.height > height:
         shown = shown.resize((max(1, shown.width * height // shown.height), height), Image.Resampling.LANCZOS)

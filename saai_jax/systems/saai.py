@@ -149,8 +149,14 @@ def build(
         raise ValueError(f"model.neck is {neck!r}, expected 'dual' or 'single'")
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"model.dtype is {dtype!r}, expected float32 or bfloat16")
-    check_variant(diversity_variant)
-    check_variant(mutual_variant)
+    if parts < 1:
+        raise ValueError(f"model.parts is {parts}, expected at least 1")
+    if not set(mam) <= set(range(1, len(stages) + 1)):
+        raise ValueError(f"model.mam is {tuple(mam)}, expected stages from 1 to {len(stages)}")
+    if grayscale not in ("channel", "luminance"):
+        raise ValueError(f"augment.grayscale is {grayscale!r}, expected 'channel' or 'luminance'")
+    check_variant(diversity_variant, "loss.diversity_variant")
+    check_variant(mutual_variant, "loss.mutual_variant")
     conv = functools.partial(resnet.conv, dtype=jnp.dtype(dtype), conv_general_dilated=convolution)
     backbone = resnet.ResNet(tuple(stages), width, bottleneck, tuple(mam), stem_pool, conv, remat)
     network = Network(identities, backbone, pooling, parts, aggregate_position, neck)
@@ -200,8 +206,8 @@ def build(
         augmented,
         loss,
         optimisers.adam_l2(weight_decay),
-        embed=lambda *images: output_of(*images).embedding,
+        embed=lambda variables, image, modality: output_of(variables, image, modality).embedding,
         names=names_of(neck),
         maps=maps if pooling == "prototypes" else None,
-        pooled=lambda *images: output_of(*images).feature,
+        pooled=lambda variables, image, modality: output_of(variables, image, modality).feature,
     )

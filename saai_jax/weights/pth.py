@@ -206,12 +206,17 @@ def _open_tar(data: bytes) -> tuple[Any, Callable[[int], bytes]]:
     found, held = {}, {}
     for _ in range(_unpickle(storages)):
         key, _, kind = _unpickle(storages)
+        # A nested tuple would be hashed, and printed, for ever.
+        if type(key) not in (int, str) or type(kind) is not str or kind not in DTYPES:
+            raise WeightsError("damaged: a storage whose key or type is none")
         held[key] = _read_storage(storages, kind)
         found[key] = Storage(kind, key, len(held[key]) // np.dtype(DTYPES[kind]).itemsize)
     if _unpickle(storages):
         raise WeightsError("refused: a view of a storage")
     for _ in range(_unpickle(tensors)):
         key, root, _ = _unpickle(tensors)
+        if type(key) not in (int, str) or type(root) not in (int, str, type(None)):
+            raise WeightsError("damaged: a tensor whose key is none")
         (ndim,) = struct.unpack("<i4x", tensors.read(8))
         size, stride = (struct.unpack(f"<{ndim}q", tensors.read(8 * ndim)) for _ in range(2))
         found[key] = Tensor(found.get(root), *struct.unpack("<q", tensors.read(8)), size, stride)

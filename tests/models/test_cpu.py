@@ -69,6 +69,15 @@ def test_only_wide_float32_is_transformed(monkeypatch, form, dtype, channels):
     assert convolved(form, x, kernel, 1).dtype == dtype
 
 
+@pytest.mark.parametrize(("size", "strides"), [((1, 3), (1, 1)), ((1, 1), (2, 1)), ((3, 1), (1, 1))])
+def test_what_is_not_square_is_left_to_xla(size, strides):
+    x, kernel, how = normal(0, 1, 5, 5, 4), normal(1, *size, 4, 4), {"dimension_numbers": NUMBERS}
+    pad = [(0, 0)] * 2
+    expected = jax.lax.conv_general_dilated(x, kernel, strides, pad, **how)
+    for form in (cpu.convolution, cpu.narrow_convolution):
+        np.testing.assert_array_equal(form(x, kernel, strides, pad, **how), expected)
+
+
 @pytest.mark.parametrize("other", [{"feature_group_count": 2}, {"rhs_dilation": (2, 2)}, {"padding": [(0, 0)] * 2}])
 def test_what_is_no_plain_convolution_is_left_to_xla(other):
     groups = other.get("feature_group_count", 1)

@@ -81,7 +81,7 @@ def test_nothing_foreign(written):
     digest = hashlib.sha256(found.all("style")[0][1].encode()).digest()
     assert f"style-src 'sha256-{base64.b64encode(digest).decode()}'" in policy
     assert len(text) < 3e6
-    assert pictured == ("not available for features" not in found.text)
+    assert pictured == ("Before the neck: not available" not in found.text)
 
 
 def test_structure(written):

@@ -213,6 +213,11 @@ def test_tar_of_the_first_torch(tmp_path):
             read_pth(write_tar(path, state, **{member: dumps(2**60) + dumps({})}))
     with pytest.raises(WeightsError, match="view of a storage"):
         read_pth(write_tar(path, state, views=[(4, 3, 0, 2)]))
+    # A tuple that holds the last one twice, a hundred times over: to hash or print it takes for ever.
+    nested = b"\x80\x02(" + b"K\x01q\x00" + b"".join(b"h\x00h\x00\x86q\x00" for _ in range(100))
+    for member, rest in (("storages", b"K\x00h\x00t."), ("tensors", b"h\x00K\x00t.")):
+        with pytest.raises(WeightsError, match="damaged: a (storage|tensor) whose key"):
+            read_pth(write_tar(path, state, **{member: dumps(1) + nested + rest + bytes(64)}))
 
 
 def doubled(times: int) -> bytes:
