@@ -1,7 +1,8 @@
 """A training step of SAAI written plainly in torch, which benchmarks.train_step measures ours against.
 
 The same network, losses, mean classifiers, optimiser and augmentation as saai_jax, under the names of
-saai_jax.weights.names, so that our weights load. Nothing here waits for a GPU: the rows of a modality are indices that come with the batch.
+saai_jax.weights.names, so that our weights load. Nothing here waits for a GPU: the rows of a modality are indices that
+come with the batch.
 `of` has the fields of a configuration's network, `recipe` the numbers of its losses and its augmentation.
 """
 
