@@ -67,9 +67,6 @@ def _filled(places: Any, arrays: list[np.ndarray]) -> Any:
 
 def main(file: str, output: str, *names: str) -> int:
     """Reads the file in this process, writes its arrays to a .npz and says where in it the values have theirs."""
-    if sys.platform == "linux":  # what is compressed may ask for a thousand times the file
-        limit = 2 * (MOST + 20 * os.path.getsize(file)) + (4 << 30)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     arrays = []
 
     def place(value: Any) -> Any:
@@ -171,4 +168,7 @@ def _refuse_foreign(file: Path, name: str, stream: h5py.File, data: Any) -> None
 
 
 if __name__ == "__main__":
+    if sys.platform == "linux":  # what is compressed may ask for a thousand times the file
+        limit = 2 * (MOST + 20 * os.path.getsize(sys.argv[1])) + (4 << 30)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     sys.exit(main(*sys.argv[1:]))

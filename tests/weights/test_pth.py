@@ -214,10 +214,11 @@ def test_tar_of_the_first_torch(tmp_path):
     with pytest.raises(WeightsError, match="view of a storage"):
         read_pth(write_tar(path, state, views=[(4, 3, 0, 2)]))
     # A tuple that holds the last one twice, a hundred times over: to hash or print it takes for ever.
-    nested = b"\x80\x02(" + b"K\x01q\x00" + b"".join(b"h\x00h\x00\x86q\x00" for _ in range(100))
-    for member, rest in (("storages", b"K\x00h\x00t."), ("tensors", b"h\x00K\x00t.")):
+    nested = b"K\x01q\x00" + b"h\x00\x86q\x00" * 100
+    for member, fields in (("storages", b"K\x00K\x00" + nested), ("tensors", b"K\x00" + nested + b"K\x00")):
+        content = dumps(1) + b"\x80\x02(" + fields + b"t." + bytes(64)
         with pytest.raises(WeightsError, match="damaged: a (storage|tensor) whose key"):
-            read_pth(write_tar(path, state, **{member: dumps(1) + nested + rest + bytes(64)}))
+            read_pth(write_tar(path, state, **{member: content}))
 
 
 def doubled(times: int) -> bytes:
