@@ -31,7 +31,7 @@ def convolution(
     same = plain and square and list(padding) == [(size // 2, size // 2)] * 2
     if same and size == 1:
         # XLA takes the gradient of such a kernel for a convolution with a kernel of the picture's size.
-        return x[:, ::stride, ::stride] @ kernel[0, 0]
+        return product(x[:, ::stride, ::stride], kernel[0, 0])
     # In bfloat16 the sums around the products would lose digits.
     if same and size == 3 and stride == 1 and min(kernel.shape[2:]) >= WINOGRAD and x.dtype == jnp.float32:
         return winograd(x, kernel)
@@ -43,6 +43,35 @@ def narrow_convolution(x: Array, kernel: Array, strides: Sequence[int], padding:
     if kernel.shape[:2] == (1, 1):
         return convolution(x, kernel, strides, padding, **how)
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, **how)
+
+
+@jax.custom_vjp
+def product(x: Float[Array, "b h w c"], kernel: Float[Array, "c d"]) -> Float[Array, "b h w d"]:
+    """x @ kernel; its gradient transposes the narrower of x and the result's gradient.
+
+    XLA transposes the latter by itself. Where it is wide, that takes longer than the product.
+    """
+    return x @ kernel
+
+
+def _product(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return product(x, kernel), (x, kernel)
+
+
+def _product_gradient(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = kept
+    c, d = kernel.shape
+    rows, of_rows = x.reshape(-1, c), g.reshape(-1, d)
+    # The barrier: else the compiler moves the small transposition to what is multiplied.
+    of_kernel = _over_rows(rows, of_rows) if c <= d else jax.lax.optimization_barrier(_over_rows(of_rows, rows)).T
+    return g @ kernel.T, of_kernel
+
+
+product.defvjp(_product, _product_gradient)
+
+
+def _over_rows(x: Float[Array, "n c"], y: Float[Array, "n d"]) -> Float[Array, "c d"]:
+    return jax.lax.dot_general(x, y, (((0,), (0,)), ((), ())))
 
 
 @jax.custom_vjp
