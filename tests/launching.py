@@ -23,6 +23,7 @@ ENVIRONMENT = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     "XLA_FLAGS": QUICK,
+    "MALLOC_MMAP_THRESHOLD_": "1048576",  # what a worker frees goes back: ResNet-50's figures hold 3.9 GB, else 5.2
     **os.environ,
 }
 
