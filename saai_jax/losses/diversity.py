@@ -24,3 +24,12 @@ def part_diversity(similarity: Float[Array, "b p n"], *, variant: Variant = "rel
     maps = jax.nn.sigmoid(similarity) if variant == "released" else similarity
     squared = jnp.square(maps[:, first] - maps[:, second]).sum(2)
     return -safe_sqrt(squared / n if variant == "released" else squared).mean()
+
+
+def mask_separation(mask: Float[Array, "b p n"]) -> Float[Array, ""]:
+    """MPANet's separation: inner product of two patterns' masks, a mean over images and pairs; 0 with one pattern."""
+    p = mask.shape[1]
+    if p < 2:
+        return jnp.zeros(())
+    products = jnp.einsum("bin,bjn->bij", mask, mask, precision="highest")
+    return products[:, *np.triu_indices(p, 1)].mean()

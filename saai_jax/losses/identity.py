@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 from optax import softmax_cross_entropy_with_integer_labels as cross_entropy
 
@@ -39,3 +40,9 @@ def mutual_identity(
         return soft.mean()
     divergence = soft + jax.scipy.special.xlogy(target, target).sum(1)
     return masked_mean(divergence, modality == 0) + masked_mean(divergence, modality == 1)
+
+
+def mutual_divergence(own: Float[Array, "b k"], other_mean: Float[Array, "b k"]) -> Float[Array, ""]:
+    """MPANet's mutual learning: KL(own || the other modality's mean classifier), which gets no gradient; batch mean."""
+    log_own, log_other = jax.nn.log_softmax(own), jax.lax.stop_gradient(jax.nn.log_softmax(other_mean))
+    return (jnp.exp(log_own) * (log_own - log_other)).sum(1).mean()

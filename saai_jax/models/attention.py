@@ -9,14 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-EPS = 1e-5
-
-
-def instance_norm(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """Each image's channels to zero mean and unit variance over positions, without parameters, in float32."""
-    wide = x.astype(jnp.float32)
-    mean, var = wide.mean((1, 2), keepdims=True), wide.var((1, 2), keepdims=True)
-    return ((wide - mean) * jax.lax.rsqrt(var + EPS)).astype(x.dtype)
+from saai_jax.models.normalisation import BatchNorm, instance_norm
 
 
 class ModalityAttention(nn.Module):
@@ -34,3 +27,27 @@ class ModalityAttention(nn.Module):
         squeezed = nn.relu(self.conv(c // self.reduction, 1, name="squeeze")(pooled))
         m = nn.sigmoid(self.conv(c, 1, name="excite")(squeezed))
         return m * x + (1 - m) * instance_norm(x)
+
+
+class NonLocal(nn.Module):
+    """AGW's non-local block of width 1: z = x + BN(W y), y_i = theta_i mean_j(phi_j g_j); it starts as the identity.
+
+    With one channel the products of all pairs of positions are a product of sums. conv: as `resnet.conv`.
+    """
+
+    conv: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
+        def linear(out: int, fan_in: int, name: str) -> nn.Module:
+            """A 1x1 convolution with torch's default first weights, U(+-1/sqrt(fan in)), and a bias."""
+
+            def draw(key, shape, dtype=jnp.float32):
+                return jax.random.uniform(key, shape, dtype, -1, 1) / fan_in**0.5
+
+            return self.conv(out, 1, use_bias=True, kernel_init=draw, bias_init=draw, name=name)
+
+        c = x.shape[-1]
+        theta, phi, g = (linear(1, c, name)(x) for name in ("theta", "phi", "g"))
+        y = theta * (phi * g).mean((1, 2), keepdims=True)
+        return x + BatchNorm(nn.initializers.zeros, name="bn")(linear(c, 1, "w")(y), train)

@@ -1,4 +1,4 @@
-"""What follows a backbone: parts from shared prototypes or stripes, and a neck with a branch for each modality."""
+"""What follows a backbone: its map pooled whole or in parts, and a neck with a branch for each modality."""
 
 from __future__ import annotations
 
@@ -40,6 +40,21 @@ def stripes(x: Float[Array, "b h w c"], parts: int) -> Float[Array, "b p c"]:
     h = x.shape[1]
     edges = [(i * h // parts, -(-(i + 1) * h // parts)) for i in range(parts)]
     return jnp.stack([x[:, top:bottom].mean((1, 2)) for top, bottom in edges], 1)
+
+
+def gem(x: Float[Array, "b h w c"], power: float = 3.0, eps: float = 1e-12) -> Float[Array, "b c"]:
+    """Generalised mean over positions of values that are not negative, (mean(x^p) + eps)^(1/p); in float32."""
+    return (jnp.power(x.astype(jnp.float32), power).mean((1, 2)) + eps) ** (1 / power)
+
+
+def patterns(
+    x: Float[Array, "b h w c"], logits: Float[Array, "b h w p"]
+) -> tuple[Float[Array, "b d"], Float[Array, "b p n"]]:
+    """MPANet's pooled patterns, the global mean behind them, d = (p + 1) c; and their masks in [0, 1], n = h w."""
+    b, h, w, c = x.shape
+    mask = nn.sigmoid(logits.astype(jnp.float32)).reshape(b, h * w, -1).swapaxes(1, 2)
+    pooled = jnp.einsum("bpn,bnc->bpc", mask.astype(x.dtype), x.reshape(b, h * w, c)) / (h * w)
+    return jnp.concatenate([pooled.reshape(b, -1), x.mean((1, 2))], 1).astype(jnp.float32), mask
 
 
 def modality_batch_norm(
@@ -93,11 +108,12 @@ class ModalityBatchNorm(nn.Module):
     """Scale and running statistics of `modality_batch_norm`: the dual-branch BNNeck (SAAI, Section 3.2)."""
 
     modalities: int = 2
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: Float[Array, "b d"], modality: Int[Array, b], *, train: bool) -> Float[Array, "b d"]:
         shape = (self.modalities, x.shape[-1])
-        scale = self.param("scale", nn.initializers.ones, shape)
+        scale = self.param("scale", self.scale_init, shape)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         var = self.variable("batch_stats", "var", jnp.ones, shape)
         y, running = modality_batch_norm(x, modality, scale, mean.value, var.value, train=train)

@@ -9,19 +9,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from saai_jax.models.attention import ModalityAttention
+from saai_jax.models.attention import ModalityAttention, NonLocal
+from saai_jax.models.normalisation import BatchNorm
 
-EPS = 1e-5
 kaiming = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 Conv = Callable[..., nn.Module]  # `conv`, with whatever a network sets for all of its convolutions
 
 
 def conv(features: int, size: int, stride: int = 1, **how: Any) -> nn.Conv:
-    """torch's convolution of an odd size without bias. how: dtype, conv_general_dilated, name and so on of nn.Conv."""
+    """torch's convolution of an odd size, without bias. how: dtype, conv_general_dilated and others of nn.Conv."""
     padding = [(size // 2, size // 2)] * 2  # "SAME" pads a strided convolution differently from torch
-    return nn.Conv(features, (size, size), stride, padding, use_bias=False, kernel_init=kaiming, **how)
+    return nn.Conv(features, (size, size), stride, padding, **{"use_bias": False, "kernel_init": kaiming, **how})
 
 
 def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
@@ -33,23 +33,6 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     x = functools.reduce(jnp.maximum, [x[:, :, j : j + w : 2] for j in range(3)])
     return functools.reduce(jnp.maximum, [x[:, i : i + h : 2] for i in range(3)])
-
-
-class BatchNorm(nn.Module):
-    """torch.nn.BatchNorm2d, momentum 0.1: nn.BatchNorm keeps the biased running variance, torch the unbiased one."""
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
-        wide, c, n = x.astype(jnp.float32), x.shape[-1:], x.size // x.shape[-1]
-        scale, bias = self.param("scale", nn.initializers.ones, c), self.param("bias", nn.initializers.zeros, c)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, c)
-        var = self.variable("batch_stats", "var", jnp.ones, c)
-        m, v = (wide.mean((0, 1, 2)), wide.var((0, 1, 2))) if train else (mean.value, var.value)
-        if train and not self.is_initializing():
-            mean.value = 0.9 * mean.value + 0.1 * m
-            var.value = 0.9 * var.value + 0.1 * v * n / max(n - 1, 1)
-        # Centred before it is scaled: folding the mean into the bias cancels digits in the gradient of the scale.
-        return ((wide - m) * (jax.lax.rsqrt(v + EPS) * scale) + bias).astype(x.dtype)
 
 
 class Block(nn.Module):
@@ -74,20 +57,28 @@ class Block(nn.Module):
 
 
 class Stem(nn.Module):
-    """The 7x7 convolution of stride 2, and the max pooling, which small pictures can do without."""
+    """The 7x7 convolution of stride 2, and the max pooling, which small pictures can do without.
+
+    rows: those whose statistics count, as for BatchNorm.
+    """
 
     features: int = 64
     pool: bool = True
     conv: Conv = conv
 
     @nn.compact
-    def __call__(self, image: Float[Array, "b h w 3"], train: bool) -> Float[Array, "b h2 w2 c"]:
-        x = nn.relu(BatchNorm(name="bn1")(self.conv(self.features, 7, 2, name="conv1")(image), train))
+    def __call__(
+        self, image: Float[Array, "b h w 3"], train: bool, rows: Bool[Array, b] | None = None
+    ) -> Float[Array, "b h2 w2 c"]:
+        x = nn.relu(BatchNorm(name="bn1")(self.conv(self.features, 7, 2, name="conv1")(image), train, rows))
         return max_pool(x) if self.pool else x
 
 
 class Stage(nn.Module):
-    """`depth` blocks, the first with the stride. remat: blocks are computed again for their gradient."""
+    """`depth` blocks, the first with the stride. remat: blocks are computed again for their gradient.
+
+    non_local: how many of the last blocks a NonLocal follows.
+    """
 
     depth: int
     features: int
@@ -95,6 +86,7 @@ class Stage(nn.Module):
     bottleneck: bool = True
     conv: Conv = conv
     remat: bool = False
+    non_local: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 d"]:
@@ -102,6 +94,8 @@ class Stage(nn.Module):
         for j in range(self.depth):
             stride = self.stride if j == 0 else 1
             x = block(self.features, stride, self.bottleneck, self.conv, name=f"block{j}")(x, train)
+            if j >= self.depth - self.non_local:
+                x = NonLocal(self.conv, name=f"non_local{j}")(x, train)
         return x
 
 
@@ -109,6 +103,8 @@ class ResNet(nn.Module):
     """ResNet feature map, last stride 1: stages (3, 4, 6, 3), width 64, bottleneck make the ResNet-50 of this field.
 
     mam: the stages, counted from 1, that a ModalityAttention follows (3 and 4 in the released SYSU-MM01 model).
+    non_local: of each stage, how many of the last blocks a NonLocal follows; () for none.
+    stem_of_modality: a stem for each modality, which must be given then, and the rest for both.
     """
 
     stages: Sequence[int] = (3, 4, 6, 3)
@@ -118,14 +114,27 @@ class ResNet(nn.Module):
     stem_pool: bool = True
     conv: Conv = conv
     remat: bool = False
+    non_local: Sequence[int] = ()
+    stem_of_modality: bool = False
 
     @nn.compact
-    def __call__(self, image: Float[Array, "b h w 3"], train: bool) -> Float[Array, "b h2 w2 c"]:
+    def __call__(
+        self, image: Float[Array, "b h w 3"], train: bool, modality: Int[Array, b] | None = None
+    ) -> Float[Array, "b h2 w2 c"]:
         attention = nn.remat(ModalityAttention) if self.remat else ModalityAttention
-        x = Stem(self.width, self.stem_pool, self.conv, name="stem")(image, train)
+        stem = functools.partial(Stem, self.width, self.stem_pool, self.conv)
+        if self.stem_of_modality:
+            # Each sees all rows and counts its own: any mix of modalities is one program.
+            visible, infrared = (
+                stem(name=f"{name}_stem")(image, train, modality == m) for m, name in enumerate(("visible", "infrared"))
+            )
+            x = jnp.where((modality == 0)[:, None, None, None], visible, infrared)
+        else:
+            x = stem(name="stem")(image, train)
+        after = self.non_local or [0] * len(self.stages)
         for i, depth in enumerate(self.stages, 1):
             how = self.width * 2 ** (i - 1), 2 if i in (2, 3) else 1, self.bottleneck, self.conv, self.remat
-            x = Stage(depth, *how, name=f"layer{i}")(x, train)
+            x = Stage(depth, *how, after[i - 1], name=f"layer{i}")(x, train)
             x = attention(self.conv, name=f"mam{i}")(x) if i in self.mam else x
         return x
 
@@ -140,3 +149,33 @@ def map_size(height: int, width: int, stages: int = 4, stem_pool: bool = True) -
     if min(height, width) < stride:
         raise ValueError(f"images of {height} x {width} pixels are smaller than the backbone's stride of {stride}")
     return -(-height // stride), -(-width // stride)
+
+
+def built(
+    *,
+    convolution: Callable[..., Array] = jax.lax.conv_general_dilated,
+    stages: Sequence[int] = (3, 4, 6, 3),
+    width: int = 64,
+    bottleneck: bool = True,
+    stem_pool: bool = True,
+    dtype: str = "float32",
+    remat: bool = False,
+    mam: Sequence[int] = (),
+    non_local: Sequence[int] = (),
+    stem_of_modality: bool = False,
+) -> ResNet:
+    """The ResNet of a configuration's fields. convolution: what stands in for jax.lax.conv_general_dilated.
+
+    Raises ValueError for a value that is none of a field's.
+    """
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"model.dtype is {dtype!r}, expected float32 or bfloat16")
+    if not set(mam) <= set(range(1, len(stages) + 1)):
+        raise ValueError(f"model.mam is {tuple(mam)}, expected stages from 1 to {len(stages)}")
+    if non_local and (len(non_local) != len(stages) or any(n > d for n, d in zip(non_local, stages, strict=True))):
+        raise ValueError(
+            f"model.non_local is {tuple(non_local)}, expected at most the blocks of stages {tuple(stages)}"
+        )
+    how = functools.partial(conv, dtype=jnp.dtype(dtype), conv_general_dilated=convolution)
+    rest = tuple(non_local), stem_of_modality
+    return ResNet(tuple(stages), width, bottleneck, tuple(mam), stem_pool, how, remat, *rest)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
@@ -17,6 +15,7 @@ from saai_jax.losses.centres import centre_separation
 from saai_jax.losses.common import Variant, check_variant
 from saai_jax.losses.diversity import part_diversity
 from saai_jax.models import heads, resnet
+from saai_jax.systems.means import mean_classifiers, mean_rate
 from saai_jax.systems.system import Batch, System, Tree
 from saai_jax.weights.names import Names, resnet_names
 
@@ -73,27 +72,12 @@ class Network(nn.Module):
         return Output(feature, embedding, similarity, *(classify(embedding) for classify in logits))
 
 
-def mean_classifiers(params: Tree, means: Tree | None, rate: Array | float) -> Tree:
-    """Exponential means of the modality classifiers, moved by the rate in [0, 1]; copies of them without means."""
-    kernels = {m: jax.lax.stop_gradient(params[f"{m}_classifier"]["kernel"]) for m in ("visible", "infrared")}
-    if means is None:
-        return {m: {"kernel": kernel} for m, kernel in kernels.items()}
-    return {m: {"kernel": (1 - rate) * means[m]["kernel"] + rate * kernel} for m, kernel in kernels.items()}
-
-
-def mean_rate(epoch: Array, base: float) -> Array:
-    """How far the mean classifiers move in a step: min(100 / (e + 2), 1) base, epoch e from 0 (released code)."""
-    return base * jnp.minimum(100 / (epoch + 2), 1)
-
-
 def names_of(neck: Neck) -> Names:
     """What our parameters are called in the released checkpoints."""
     branches = ("bn_neck.bn_neck_v", "bn_neck.bn_neck_i") if neck == "dual" else ("bn_neck",)
     return Names(
         table=(
             *resnet_names("backbone/", "backbone."),
-            (r"backbone/mam(\d)/squeeze", r"backbone.MAM\1.channel_attention.0"),
-            (r"backbone/mam(\d)/excite", r"backbone.MAM\1.channel_attention.2"),
             (r"safl", "attn_pool"),
             (r"neck", branches),
             (r"shared_classifier", "classifier"),
@@ -111,18 +95,10 @@ def build(
     *,
     identities: int,
     size: tuple[int, int],
-    convolution: Callable[..., Array] = jax.lax.conv_general_dilated,
-    stages: Sequence[int] = (3, 4, 6, 3),
-    width: int = 64,
-    bottleneck: bool = True,
-    stem_pool: bool = True,
-    mam: Sequence[int] = (),
     pooling: Pooling = "prototypes",
     parts: int = 7,
     aggregate_position: bool = False,
     neck: Neck = "dual",
-    dtype: str = "float32",
-    remat: bool = False,
     separation: float = 1.0,
     rho1: float = 0.01,
     rho2: float = 0.7,
@@ -134,12 +110,14 @@ def build(
     erasing: float = 0.5,
     grayscale: augment.Grayscale = "channel",
     weight_decay: float = 5e-4,
+    **network: Any,
 ) -> System:
     """SAAI for so many identities and images of size (height, width) pixels; configs/saai.py says what the rest is.
 
-    convolution: what stands in for jax.lax.conv_general_dilated. Raises ValueError for what cannot be built.
+    network: keywords of `resnet.built`. Raises ValueError for what cannot be built.
     """
-    rows, columns = resnet.map_size(*size, len(stages), stem_pool)
+    backbone = resnet.built(**network)
+    rows, columns = resnet.map_size(*size, len(backbone.stages), backbone.stem_pool)
     room = {"prototypes": rows * columns, "stripes": rows, "global": parts}
     if pooling not in room:
         raise ValueError(f"model.pooling is {pooling!r}, expected one of {', '.join(room)}")
@@ -147,22 +125,16 @@ def build(
         raise ValueError(f"{size[0]} x {size[1]} pixels give a map of {rows} x {columns}, too small for {parts} parts")
     if neck not in ("dual", "single"):
         raise ValueError(f"model.neck is {neck!r}, expected 'dual' or 'single'")
-    if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"model.dtype is {dtype!r}, expected float32 or bfloat16")
     if parts < 1:
         raise ValueError(f"model.parts is {parts}, expected at least 1")
-    if not set(mam) <= set(range(1, len(stages) + 1)):
-        raise ValueError(f"model.mam is {tuple(mam)}, expected stages from 1 to {len(stages)}")
     if grayscale not in ("channel", "luminance"):
         raise ValueError(f"augment.grayscale is {grayscale!r}, expected 'channel' or 'luminance'")
     check_variant(diversity_variant, "loss.diversity_variant")
     check_variant(mutual_variant, "loss.mutual_variant")
-    conv = functools.partial(resnet.conv, dtype=jnp.dtype(dtype), conv_general_dilated=convolution)
-    backbone = resnet.ResNet(tuple(stages), width, bottleneck, tuple(mam), stem_pool, conv, remat)
-    network = Network(identities, backbone, pooling, parts, aggregate_position, neck)
+    model = Network(identities, backbone, pooling, parts, aggregate_position, neck)
 
     def init(key: Array) -> tuple[Tree, Tree]:
-        variables = network.init(key, jnp.zeros((1, *size, 3)), jnp.zeros(1, jnp.int32), train=False)
+        variables = model.init(key, jnp.zeros((1, *size, 3)), jnp.zeros(1, jnp.int32), train=False)
         params = cast(Tree, variables["params"])
         return params, {"batch_stats": variables["batch_stats"], "mean_classifiers": mean_classifiers(params, None, 0)}
 
@@ -175,7 +147,7 @@ def build(
     ) -> tuple[Array, tuple[dict[str, Array], Tree]]:
         """Total loss (Eq. 11), its unweighted terms and the next collections. The means move before they are used."""
         variables, person, modality = {"params": params, **collections}, batch["identity"], batch["modality"]
-        output, updated = cast(Any, network.apply)(
+        output, updated = cast(Any, model.apply)(
             variables, batch["image"], modality, train=True, mutable=["batch_stats"]
         )
         means = mean_classifiers(params, collections["mean_classifiers"], mean_rate(epoch, teacher_rate))
@@ -195,7 +167,7 @@ def build(
         return total, (terms, {"batch_stats": updated["batch_stats"], "mean_classifiers": means})
 
     def output_of(variables: Tree, image: Array, modality: Array) -> Output:
-        return cast(Output, network.apply(variables, image, modality, train=False))
+        return cast(Output, model.apply(variables, image, modality, train=False))
 
     def maps(variables: Tree, image: Array, modality: Array) -> Array:
         """How much each position belongs to each part, in [0, 1] (Eq. 1)."""

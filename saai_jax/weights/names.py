@@ -46,6 +46,8 @@ class Named(Protocol):
 def resnet_names(ours: str, torch: str) -> list[tuple[str, str]]:
     """The table of a `models.resnet.ResNet` by the prefixes of its names, such as "backbone/" and "backbone."."""
     return [
+        (rf"{ours}mam(\d)/squeeze", rf"{torch}MAM\1.channel_attention.0"),
+        (rf"{ours}mam(\d)/excite", rf"{torch}MAM\1.channel_attention.2"),
         (rf"{ours}stem/((?:conv|bn)1)", rf"{torch}\1"),
         (rf"{ours}layer(\d)/block(\d+)/((?:conv|bn)\d)", rf"{torch}layer\1.\2.\3"),
         (rf"{ours}layer(\d)/block(\d+)/downsample_conv", rf"{torch}layer\1.\2.downsample.0"),

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saai_jax.models.attention import instance_norm
+from saai_jax.models.normalisation import instance_norm
 from tests.models.test_resnet import normal, slow_instance_norm
 
 SEEDS = st.integers(0, 2**31)

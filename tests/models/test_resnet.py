@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from saai_jax.models import resnet
-from saai_jax.models.resnet import BatchNorm, ResNet
+from saai_jax.models.normalisation import BatchNorm
+from saai_jax.models.resnet import ResNet
 from tests.naive import slow_conv, slow_max_pool
 
 EPS = 1e-5
