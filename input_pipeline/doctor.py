@@ -60,7 +60,7 @@ def examine(dataset: str, root: str | os.PathLike, **options) -> list[str]:
         for index in filter(len, gather_errors(read, [split], found)):
             indices[split] = index
             found += _modality_problems(index, split)
-    found += _overlaps(indices)
+    found += overlaps(indices)
     if "test" in indices:
         where = [options.get("split_dir") or root / "exp"] if module is sysu else []
         found += _protocol_problems(functools.partial(module.settings, indices["test"], *where), published)
@@ -118,7 +118,8 @@ def _modality_problems(index: Index, split: str) -> list[str]:
     return problems
 
 
-def _overlaps(indices: dict[str, Index]) -> list[str]:
+def overlaps(indices: dict[str, Index]) -> list[str]:
+    """One line for every two splits that have identities in common: what is trained on cannot be tested with."""
     identities = {split: set(index.identity.tolist()) for split, index in indices.items()}
     return [
         f"identities {shorten(sorted(both))} are in {one} and in {other}, expected in one split"

@@ -12,7 +12,7 @@ from absl import logging
 
 from input_pipeline import custom, doctor, llcm, market, protocols, records, regdb, synthetic, sysu, sysu_random
 from input_pipeline.batches import Batch, decoded, eval_batches, train_batches
-from input_pipeline.images import Folder, refuse_unreadable
+from input_pipeline.images import Folder, raise_all, refuse_unreadable
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
 from input_pipeline.sampling import incomplete_identities
 
@@ -103,11 +103,13 @@ class Source:
     def splits(self, each: int) -> dict[str, Index]:
         """Every split a run reads, by the name its pack has: train, validation if there is one, test.
 
-        each: images of a modality that the sampler draws of an identity, see `training`.
+        each: images of a modality that the sampler draws of an identity, see `training`. DataError: an identity in two.
         """
         train, validation = self.training(each)
-        found = {"train": train, "validation": validation, "test": self.read("test")}
-        return {name: index for name, index in found.items() if index is not None}
+        every = {"train": train, "validation": validation, "test": self.read("test")}
+        found = {name: index for name, index in every.items() if index is not None}
+        raise_all([f"{self.root}: {line}" for line in doctor.overlaps(found)])
+        return found
 
     def verify(self, splits: dict[str, Index]) -> None:
         """Decodes every picture once, before hours are spent; what was prepared holds only pictures that could be.

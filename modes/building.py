@@ -32,7 +32,7 @@ FREE += ("on_nonfinite", "train.log_every", "train.save_every", "train.validate_
 FREE += ("model.weights", "model.identities", "model.remat", "data.query_list", "data.gallery_list", "data.rule")
 # What may also differ when a trained run is evaluated.
 TRAINED_FREE = (*FREE, "seed", "train.", "loss.", "augment.", "data.identities", "data.images", "data.published")
-TRAINED_FREE += ("data.skip_incomplete",)
+TRAINED_FREE += ("data.skip_incomplete", "data.sampler")
 
 IMAGENET = "https://download.pytorch.org/models/resnet50-19c8e357.pth"
 
@@ -69,7 +69,8 @@ def system_of(config: ConfigDict, identities: int, platform: str | None = None) 
     if (platform or jax.default_backend()) == "cpu":
         wide = config.model.get("width", cpu.WINOGRAD) >= cpu.WINOGRAD
         own["convolution"] = cpu.convolution if wide else cpu.narrow_convolution
-    return _built(config.system, tuple(own.items()))
+    # Lists, as a kept config.json has them, could not be told apart by the cache.
+    return _built(config.system, tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in own.items()))
 
 
 @functools.cache  # or what is trained and then evaluated would be compiled twice

@@ -12,8 +12,9 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from input_pipeline import custom
-from input_pipeline.index import Index, Setting
+from input_pipeline import custom, protocols
+from input_pipeline.images import raise_all
+from input_pipeline.index import DataError, Index, Setting
 from modes.building import COSINE, Inference, embed, inferences, largest, settings_of, source_of, trained
 from saai_jax import features, parallel
 from saai_jax.features import read
@@ -155,7 +156,8 @@ def read_features(
     """The images of features files, their embedding f32[n d], and what to rank of it.
 
     files: one, the ten folds of RegDB, or the queries', with those of the gallery in `gallery`. columns: their names of
-    our fields, see `features.read.columns`. infrared_cameras: where no modality is stored.
+    our fields, see `features.read.columns`. infrared_cameras: where no modality is stored. DataError: two files that
+    the configured protocol does not rank one against the other.
     """
     named = functools.partial(read.columns, columns)
     if wrong := [camera for camera in infrared_cameras if not str(camera).isdecimal()]:
@@ -172,9 +174,26 @@ def read_features(
     index = Index(path=f.path, identity=f.identity, camera=f.camera, modality=f.modality)
     if trial and config.data.query_list:
         raise ValueError("data.query_list and --gallery both say what is query and gallery, expected one of them")
-    if trial and not config.eval.protocol:
+    if trial and protocols.named(config.dataset, config.eval.protocol) == ("custom",):
         return index, f.embedding, custom.of_rows(index, *trial, config.data.rule, dataset=config.dataset)
-    return index, f.embedding, settings_of(config, index)
+    return index, f.embedding, settings_between(config, index, *trial) if trial else settings_of(config, index)
+
+
+def settings_between(config: ConfigDict, index: Index, query: np.ndarray, gallery: np.ndarray) -> list[Setting]:
+    """The configured settings with queries and galleries among these rows i32[q], i32[g]. DataError: there is none."""
+    try:
+        found = [
+            s
+            for s in settings_of(config, index)
+            if all(np.isin(t.query, query).all() and np.isin(t.gallery, gallery).all() for t in s.trials)
+        ]
+        raise_all([] if found else ["no setting has its queries in --features and its gallery in --gallery"])
+    except DataError as error:
+        raise DataError(
+            f"{error}\nthe protocol of {config.dataset} does not rank these two files; to rank all of --features "
+            "against all of --gallery: --config=configs/custom.py"
+        ) from error
+    return found
 
 
 def rank(

@@ -119,6 +119,14 @@ def test_grayscale_by_luminance_as_often():
     np.testing.assert_allclose(many(augment.grayscale, 3, alike, kind="luminance"), [alike] * N, atol=1e-6)
 
 
+@KINDS
+def test_grayscale_is_for_three_draws_of_eleven(kind):
+    """A single red pixel, so often that 3 of 10 or of 12 would be 35 standard deviations away."""
+    red = jnp.array([[[1.0, 0, 0]]])
+    found = jit(jax.vmap(lambda key: augment.grayscale(key, red, kind=kind)))(keys(4, 500_000))
+    assert_share(np.asarray(found[:, 0, 0, 0] == found[:, 0, 0, 1]), 3 / 11)
+
+
 def rectangles(results, value):
     """(top, left, height, width) of what is no longer value, which must fill a rectangle."""
     changed = (results != value).any(3)

@@ -1,15 +1,22 @@
 """Presets: every experiment file, the table of docs/paper_versus_code.md, and words that are not known."""
 
 import importlib
+import inspect
+import json
 import re
 from pathlib import Path
 
 import jax
 import pytest
+from ml_collections import ConfigDict
 
 from configs import common
-from modes.building import system_of
+from modes.building import TRAINED_FREE, system_of
+from saai_jax import affinity, augment
+from saai_jax.losses.centres import centre_separation
 from saai_jax.models import cpu
+from saai_jax.models.attention import ModalityAttention
+from saai_jax.systems import saai
 
 FILES = ("sysu", "regdb", "llcm", "synthetic")
 
@@ -31,11 +38,110 @@ def test_every_file_gives_the_same_fields(name):
     assert leaves(config(name, "released")) == leaves(config(name))
 
 
-def test_sysu_is_the_released_recipe():
-    c = config("sysu")
-    assert (c.data.identities, c.data.images, c.train.epochs, c.model.mam) == (10, 8, 160, (3, 4))
-    assert (c.aim.sysu_all_single, c.aim.sysu_all_multi) == ((4, 1), (20, 6))
-    assert (c.aim.sysu_indoor_single, c.aim.sysu_indoor_multi) == ((2, 2), (20, 6))
+# Every field that changes a number of a published recipe: its value, what it is in another file or under another word,
+# and where that comes from. Paper and supplement: SAAI, Section 4.1 and its equations. Release: the authors' code for
+# SYSU-MM01. SIM, Zhong: the papers of these inferences. Row: of docs/paper_versus_code.md. Ours: nobody states it.
+RECIPE = {
+    "data.identities": (10, {"regdb": 4, "paper": 16}, "row 1"),
+    "data.images": (8, {}, "row 1"),
+    "data.height": (288, {}, "paper"),
+    "data.width": (144, {}, "paper"),
+    "data.sampler": ("paired", {}, "release"),
+    "model.dtype": ("float32", {}, "row 18"),
+    "model.remat": (False, {}, "ours: memory alone"),
+    "model.stages": ((3, 4, 6, 3), {}, "paper: ResNet-50"),
+    "model.width": (64, {}, "paper: ResNet-50"),
+    "model.bottleneck": (True, {}, "paper: ResNet-50"),
+    "model.stem_pool": (True, {}, "paper: ResNet-50"),
+    "model.mam": ((3, 4), {"regdb": (), "paper": ()}, "row 6"),
+    "model.pooling": ("prototypes", {"baseline": "stripes"}, "paper; row 15"),
+    "model.parts": (7, {"baseline": 6}, "paper; row 15"),
+    "model.aggregate_position": (False, {"paper": True}, "row 2"),
+    "model.neck": ("dual", {"baseline": "single"}, "paper; row 15"),
+    "loss.separation": (1.0, {"baseline": 0.0}, "Eq. 11; row 15"),
+    "loss.rho1": (0.01, {}, "paper"),
+    "loss.rho2": (0.7, {}, "paper"),
+    "loss.diversity": (0.25, {"paper": 0.5, "baseline": 0.0}, "rows 4 and 15"),
+    "loss.diversity_variant": ("released", {"paper": "paper"}, "row 3"),
+    "loss.mutual_variant": ("released", {"paper": "paper"}, "row 5"),
+    "augment.pad": (10, {}, "row 11"),
+    "augment.erasing": (0.5, {}, "release"),
+    "augment.grayscale": ("channel", {"paper": "luminance"}, "row 10"),
+    "train.epochs": (160, {}, "paper"),
+    "train.learning_rate": (3.5e-4, {}, "paper"),
+    "train.weight_decay": (5e-4, {}, "row 13"),
+    "train.warmup": (10, {}, "row 12"),
+    "train.milestones": ((80, 120), {}, "paper"),
+    "train.decay": (0.1, {}, "paper: 0.1, then 0.01 of the rate"),
+    "train.teacher_rate": (0.02, {"paper": 0.2}, "row 9"),
+    "aim.variant": ("released", {"paper": "paper"}, "row 7"),
+    "aim.remove": (True, {}, "Eq. 6"),
+    "aim.expand": (True, {}, "Eq. 7"),
+    "aim.sysu_all_single": ((4, 1), {}, "paper"),
+    "aim.sysu_all_multi": ((20, 6), {}, "paper"),
+    "aim.sysu_indoor_single": ((2, 2), {"paper": (4, 1)}, "row 8"),
+    "aim.sysu_indoor_multi": ((20, 6), {}, "paper"),
+    "aim.regdb": ((8, 2), {}, "paper"),
+    **{f"aim.{name}": ((8, 2), {}, "ours") for name in ("llcm", "market1501", "dukemtmc", "custom", "own")},
+    "sim.graph": (True, {}, "SIM, Eq. 5"),
+    "sim.mutual": (True, {}, "SIM, Eq. 7"),
+    "sim.scale": (0.01, {}, "SIM: lambda"),
+    "sim.paths": (9, {}, "SIM: K"),
+    "sim.neighbours": (9, {}, "ours"),
+    "sim.kq": (20, {}, "ours"),
+    "sim.kg": (20, {}, "ours"),
+    "sim.alpha": (0.3, {}, "SIM"),
+    "sim.own": (True, {}, "ours"),
+    "sim.edges": ("nearest", {}, "ours"),
+    "sim.expand": (False, {}, "ours"),
+    "sim.normalise": (True, {}, "ours"),
+    "k_reciprocal.k1": (20, {}, "Zhong"),
+    "k_reciprocal.k2": (6, {}, "Zhong"),
+    "k_reciprocal.weight": (0.3, {}, "Zhong"),
+    "k_reciprocal.neighbours": ("all", {}, "Zhong"),
+    "k_reciprocal.variant": ("released", {}, "Zhong's code"),
+}
+# What changes no number: of these sections, only these fields are not in the table.
+FREE = {"model.identities", "model.weights", "train.log_every", "train.save_every", "train.validate_every"}
+
+
+@pytest.mark.parametrize("word", ["released", "paper", "baseline"])
+@pytest.mark.parametrize("name", ["sysu", "regdb", "llcm"])
+def test_every_number_of_a_published_recipe_is_its_sources(name, word):
+    found = leaves(config(name, word))
+    expected = {key: other.get(word, other.get(name, value)) for key, (value, other, _) in RECIPE.items()}
+    assert {key: found[key] for key in expected} == expected
+    sections = ("model.", "loss.", "augment.", "train.", "aim.", "sim.", "k_reciprocal.")
+    assert {key for key in found if key.startswith(sections)} - FREE <= expected.keys()
+
+
+@pytest.mark.parametrize(
+    ("function", "section"),
+    [
+        (saai.build, "model. loss. augment. train."),
+        (centre_separation, "loss."),
+        (affinity.aim, "aim."),
+        (affinity.sim, "sim."),
+        (affinity.k_reciprocal, "k_reciprocal."),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_defaults_of_functions_are_the_recipe(function, section):
+    """Of SYSU-MM01, but for modality attention, which a network has where it is asked for."""
+    recipe = {key.split(".")[1]: value for key, (value, *_) in RECIPE.items() if key.startswith(tuple(section.split()))}
+    defaults = {name: p.default for name, p in inspect.signature(function).parameters.items() if name in recipe}
+    defaults = {name: value for name, value in defaults.items() if value is not inspect.Parameter.empty}
+    assert len(defaults) > 1
+    assert defaults == {name: recipe[name] for name in defaults} | ({"mam": ()} if "mam" in defaults else {})
+
+
+def test_numbers_that_no_field_has():
+    """Of the release: random erasing's sizes and shapes, the attention block's width."""
+    erase = inspect.signature(augment.erase).parameters
+    assert [erase[name].default for name in ("probability", "area", "aspect")] == [0.5, (0.02, 0.33), (0.3, 3.3)]
+    of_batch = inspect.signature(augment.augment).parameters
+    assert [of_batch[name].default for name in ("pad", "erasing", "kind")] == [10, 0.5, "channel"]
+    assert ModalityAttention.reduction == 16
 
 
 def test_the_paper_preset_changes_exactly_the_fields_that_the_document_lists():
@@ -102,6 +208,9 @@ def test_every_configuration_can_be_built(name, words):
     params, _ = jax.eval_shape(system.init, jax.random.key(0))
     assert params["shared_classifier"]["kernel"].shape[1] == 5
     assert system_of(c, 5) is system  # or every mode of a run would compile it anew
+    kept = ConfigDict(json.loads(c.to_json()))  # with lists, as a run's config.json has them
+    assert isinstance(kept.model.mam, list)
+    assert system_of(kept, 5) is system
     c.system = "saia"
     with pytest.raises(ValueError, match="system is 'saia', expected one of saai"):
         system_of(c, 5)
@@ -118,3 +227,12 @@ def test_the_forms_of_convolutions_are_chosen_for_the_platform(monkeypatch, plat
         c.data.height += 16  # no system that is built already
         jax.eval_shape(system_of(c, 5, platform).init, jax.random.key(0))
         assert used[:1] == ([expected] if platform == "cpu" else [])
+
+
+def test_what_only_training_reads_may_differ_when_a_run_is_evaluated():
+    read = leaves(config("sysu"))
+    assert {key for key in read if key.startswith("data.") and key.startswith(tuple(TRAINED_FREE))} == {
+        *(f"data.{name}" for name in ("root", "split_dir", "packed", "resized", "threads", "workers", "verify")),
+        *(f"data.{name}" for name in ("query_list", "gallery_list", "rule")),
+        *(f"data.{name}" for name in ("identities", "images", "published", "skip_incomplete", "sampler")),
+    }

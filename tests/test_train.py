@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from saai_jax import parallel, train
+from saai_jax import optimisers, parallel, train
 from saai_jax.checkpoint import Checkpoints
 from saai_jax.log import MetricsLog, read_metrics
 from saai_jax.systems import saai
@@ -41,19 +42,22 @@ def equal(a, b) -> bool:
     return jax.tree.all(jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), a, b))
 
 
-def run(state, folder, *, stop: int = STEPS, make=batch, devices: int = 1, until=lambda step: False, **how):
+EPOCHS = np.arange(STEPS, dtype=np.int32) // 2
+RATES = train.learning_rate(EPOCHS, base=1e-2, warmup=2, milestones=(2,), decay=0.1)
+
+
+def run(state, folder, *, stop=STEPS, make=batch, devices=1, until=lambda step: False, seed=0, system=SYSTEM, **how):
     """Trains to `stop` of a plan of STEPS with two-step epochs, saving each epoch."""
-    epoch = np.arange(STEPS, dtype=np.int32) // 2
     checkpoints = Checkpoints(folder / "checkpoints")
     start = int(state.step)
     with MetricsLog(folder / "metrics.jsonl", start) as log:
         state = train.fit(
             state,
             (make(step) for step in range(start, stop)),
-            epoch,
-            train.learning_rate(epoch, base=1e-2, warmup=2, milestones=(2,), decay=0.1),
-            SYSTEM,
-            seed=0,
+            EPOCHS,
+            RATES,
+            system,
+            seed=seed,
             mesh=parallel.batch_mesh(jax.devices()[:devices]),
             checkpoints=checkpoints,
             log=log,
@@ -88,6 +92,41 @@ def test_update_is_adam_with_coupled_l2_and_means_that_move_first(variables):
         np.testing.assert_allclose(flat(state.params)[clear], weights[clear], atol=1e-5)
         weights = flat(state.params)
         np.testing.assert_allclose(state.collections["mean_classifiers"]["visible"]["kernel"], mean, atol=1e-6)
+
+
+def test_adam_has_the_released_betas_epsilon_and_decay():
+    """Kingma & Ba's Algorithm 1 by hand, of two gradients that differ much: betas are hardly seen in like ones."""
+    weights, decay, (m, v) = 0.5, 5e-4, (0.0, 0.0)
+    adam = optimisers.adam_l2(decay)
+    state = adam.init(jnp.float32(weights))
+    for t, g in enumerate((1.0, 0.0, -0.1), 1):
+        direction, state = adam.update(jnp.float32(g), state, jnp.float32(weights))
+        m, v = 0.9 * m + 0.1 * (g + decay * weights), 0.999 * v + 0.001 * (g + decay * weights) ** 2
+        np.testing.assert_allclose(direction, m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8), rtol=1e-4)
+    tiny, _ = optimisers.adam_l2(0.0).update(jnp.float32(1e-8), adam.init(jnp.float32(0)), jnp.float32(0))
+    np.testing.assert_allclose(tiny, 0.5, rtol=1e-4)  # g / (|g| + eps)
+
+
+def test_each_step_of_fit_has_its_own_draws_rate_and_epoch(tmp_path):
+    """Step s draws by the seed's key folded with s, and moves by the rate of s: by a system that only notes them."""
+
+    def loss(params, collections, batch, key, epoch):
+        noted = {"augmented": batch["image"], "drawn": jax.random.uniform(key), "at": epoch}
+        return params["neck"]["scale"] * batch["image"], (noted, collections)  # what `run` validates by
+
+    drawn = lambda key, batch: {**batch, "image": jax.random.uniform(key)}  # noqa: E731
+    system = SYSTEM._replace(augment=drawn, loss=loss, optimiser=optax.identity())
+    state = train.new_state(system, {"neck": {"scale": jnp.float32(1)}}, {})
+    state, scale = run(state, tmp_path, seed=7, system=system), 1.0
+    entries = [entry for entry in read_metrics(tmp_path / "metrics.jsonl") if entry["kind"] == "train"]
+    assert len(entries) == STEPS
+    for s, entry in enumerate(entries):
+        key = jax.random.fold_in(jax.random.key(7), s)
+        expected = jax.random.uniform(key), jax.random.uniform(jax.random.fold_in(key, 1)), s // 2, RATES[s]
+        found = [entry[name] for name in ("augmented", "drawn", "at", "learning_rate")]
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        scale -= RATES[s] * float(expected[0])
+    np.testing.assert_allclose(state.params["neck"]["scale"], scale, rtol=1e-5)
 
 
 def test_rates_are_the_released_schedule():

@@ -7,23 +7,9 @@ import pytest
 
 from configs import ablation as plans
 from modes import studies
-from modes.building import source_of
 from modes.ranking import rank
 from saai_jax import affinity
-from saai_jax.features import Features, save
 from saai_jax.ranking import results
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    """A tiny drawn set, and random features of its test pictures."""
-    folder = tmp_path_factory.mktemp("kept")
-    config = plans.get_config("tiny,multishot,k1,sim-alpha")
-    config.data.root = str(folder / "data")
-    index = source_of(config).read("test")
-    embedding = np.random.default_rng(0).standard_normal((len(index), 8)).astype(np.float32)
-    save(folder / "features.npz", Features(embedding, index.identity, index.camera, index.modality, index.path))
-    return folder, config
 
 
 def test_studies_of_the_inference_rank_kept_features(kept, tmp_path):
