@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import ml_collections
 
-from configs import saai
+from configs import agw, mpanet, saai
 
 Preset = Callable[[ml_collections.ConfigDict], None]
 
@@ -39,6 +39,7 @@ def fields(dataset: str) -> ml_collections.ConfigDict:
     d.packed = ""  # folder of array_record packs made by --mode=prepare; "" reads the image files
     d.resized = ""  # folder of pixels at height x width made by --mode=prepare; "" decodes the files in every epoch
     d.height, d.width = 288, 144  # pixels
+    d.resample = "bilinear"  # or lanczos: how images get this size
     d.sampler = "paired"  # a name of input_pipeline.sampling.SAMPLERS
     d.identities, d.images = 0, 0  # of a batch; half the images of an identity are infrared
     d.threads, d.workers = 8, 0  # threads that decode, in so many processes beside the main one
@@ -109,6 +110,10 @@ def report(field: str, value: str) -> Preset:
 SYSTEMS: dict[str, tuple[Preset, Preset]] = {
     "saai": (saai.released, lambda config: None),
     "baseline": (saai.released, saai.baseline),
+    "agw": (agw.released, lambda config: None),
+    "agw-base": (agw.released, agw.base),
+    "caj": (agw.released, agw.caj),
+    "mpanet": (mpanet.released, lambda config: None),
 }
 PAPER = {"saai": saai.paper}  # by config.system
 

@@ -52,6 +52,8 @@ def change(config) -> None:
     m.stages, m.width, m.bottleneck, m.stem_pool = (1, 1, 1, 1), 16, False, True
     if "mam" in m:
         m.mam = ()
+    if "non_local" in m:
+        m.non_local = (0, 1, 1, 0)
     t.epochs, t.warmup, t.milestones = 24, 2, (15, 21)
     t.learning_rate = 2e-3
     t.log_every, t.validate_every = 10, 1
