@@ -107,19 +107,9 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
-def unraised(error) -> None:
-    """sys.unraisablehook: as Python's, but silent on what a save that failed leaves behind.
-
-    Its writes end after the loop that waited for them; the failure itself is raised where the save is waited for.
-    """
-    if str(error.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(error)
-
-
 def main(arguments: list[str]) -> None:
     """Runs the mode; an expected error is one message, not a traceback."""
     memory.keep_freed()
-    sys.unraisablehook = unraised
     logging.set_verbosity(logging.INFO)
     # The libraries log every step they take to the same place; of theirs only warnings are for the user, and of orbax's
     # errors the one that is raised.

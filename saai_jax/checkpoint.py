@@ -41,6 +41,7 @@ class Checkpoints:
     def __init__(self, folder: str):
         self.folder = os.path.abspath(folder)
         self._checkpointer: Any = None
+        self._saving: Any = None
         self._damaged: list[int] = []
 
     def steps(self) -> list[int]:
@@ -50,11 +51,12 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, scores: dict[str, float]) -> None:
         """Begins to write `state`; scores with "map" makes it a candidate for the best. Raises as `wait`."""
+        self.wait()
         try:
             self._checkpointer = self._checkpointer or self._opened()
             kept = {"arrays": digest(state), "shapes": _shapes(state), "scores": dict(scores)}
             described: Any = {"metrics": dict(scores) or None, "custom_metadata": kept | {"sha256": _sha256(kept)}}
-            self._checkpointer.save_checkpointables_async(step, {"state": state}, **described)
+            self._saving = self._checkpointer.save_checkpointables_async(step, {"state": state}, **described)
         except jax.errors.JaxRuntimeError:
             raise  # the disk is not to blame, but another process that is gone
         except Exception as error:
@@ -63,8 +65,8 @@ class Checkpoints:
     def wait(self) -> None:
         """Returns when everything saved is on disk. Raises CheckpointError if it cannot be written."""
         try:
-            if self._checkpointer:
-                self._checkpointer.wait()
+            if self._saving:
+                self._saving.result()  # to ask is what ends the thread and the event loop of a save
         except jax.errors.JaxRuntimeError:
             raise
         except Exception as error:
@@ -158,7 +160,8 @@ class Checkpoints:
         return state
 
     def close(self) -> None:
-        """Waits for saves in flight and releases orbax's threads."""
+        """Waits for a save in flight and releases orbax's threads. Raises as `wait`."""
+        self.wait()
         if self._checkpointer:
             self._checkpointer.close()
 
