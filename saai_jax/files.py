@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import tempfile
@@ -33,6 +34,23 @@ def atomic_write(file: str | os.PathLike) -> Iterator[Path]:
         os.replace(name, file)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike, *, wait: bool = True) -> Iterator[bool]:
+    """Holds a folder for this block, true, or not: another holds it and wait is false, or NFS, which has no such locks.
+
+    Who ends, however that comes about, holds nothing.
+    """
+    handle, held = os.open(folder, os.O_RDONLY), True
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            held = False
+        yield held
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
