@@ -10,7 +10,7 @@ from absl import logging
 from PIL import Image
 
 from input_pipeline import batches
-from input_pipeline.images import FORMATS, MAX_PIXELS, SUFFIXES, Folder, gather_errors, shorten
+from input_pipeline.images import FORMATS, SUFFIXES, Folder, gather_errors, max_pixels, shorten
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index
 
 UNKNOWN = -1  # the identity of a picture that nobody has named
@@ -100,7 +100,7 @@ def upright(data: bytes) -> bytes:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         turn = TURNS.get(image.getexif().get(ORIENTATION, 1)) if image.format == "JPEG" else None
-        if turn is None or image.width * image.height > MAX_PIXELS:
+        if turn is None or image.width * image.height > max_pixels():
             return data
         turned = io.BytesIO()
         image.convert("RGB").transpose(turn).save(turned, "PNG")

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Deflate makes nothing smaller than this; what claims to be larger than its file can hold is damage, and fills memory.
-DEFLATE = 1032
+import numpy as np
+
+LONGEST = 4096  # characters of a text; numpy stores all of an array as wide as the longest
 
 
 @contextlib.contextmanager
@@ -82,3 +83,36 @@ def load_json(text: str | bytes) -> Any:
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     return value
+
+
+def limit(variable: str, default: int) -> int:
+    """A limit that an environment variable can set. Raises ValueError naming one that is no number."""
+    value = os.environ.get(variable, str(default))
+    if not value.isdecimal():
+        raise ValueError(f"{variable}={value!r} in the environment, expected a number")
+    return int(value)
+
+
+def room(file: str | os.PathLike) -> int:
+    """Bytes that what is read from a file may take: SAAI_JAX_ROOM, 256 MiB by default, and twenty for each of its own.
+
+    Zeros can be packed a thousand times smaller, and fill the memory.
+    """
+    return limit("SAAI_JAX_ROOM", 1 << 28) + 20 * os.path.getsize(file)
+
+
+def refuse_large(file: str | os.PathLike, size: int) -> None:
+    """Raises ValueError for so many bytes from a file that has no `room` for them."""
+    if size > (most := room(file)):
+        raise ValueError(f"holds {size} bytes, expected at most {most}; SAAI_JAX_ROOM={size} lets it be read")
+
+
+def str_array(file: str | os.PathLike, texts: Any) -> np.ndarray:
+    """str[*] of an array or a list of texts from a file. Raises ValueError for a long one, or as `refuse_large`."""
+    texts = np.asarray(texts, object)
+    lengths = np.array([len(text) for text in texts.flat], np.int64)
+    if (lengths > LONGEST).any():
+        row = int(np.argmax(lengths))
+        raise ValueError(f"row {row} has a cell of more than {LONGEST} characters ({lengths[row]})")
+    refuse_large(file, 4 * int(lengths.max(initial=0)) * len(lengths))
+    return texts.astype(np.str_)
