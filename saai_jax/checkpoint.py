@@ -21,6 +21,7 @@ from saai_jax import parallel
 from saai_jax.files import atomic_write, load_json
 
 State = TypeVar("State")  # any tree of arrays
+ANEW = "if this is the configuration of the run, --mode=train --accept_changes writes it anew and goes on"
 OLD = "was written by saai-jax before it had systems, and this version cannot read it: train again in another --workdir"
 
 
@@ -222,16 +223,22 @@ def read_config(file: str) -> dict[str, Any]:
         if not isinstance(found, dict):
             raise ValueError(f"it is a {type(found).__name__}, expected an object")
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: the configuration of a run cannot be read: {error}") from error
+        raise CheckpointError(f"{file}: the configuration of a run cannot be read: {error}; {ANEW}") from error
     return found
 
 
 def refuse_other_run(file: str, config: Mapping[str, Any], free: Sequence[str], *, accept: bool = False) -> None:
     """Raises CheckpointError naming every key in which a run's kept configuration differs from this one.
 
-    Keys that begin with a name in `free` may differ; accept: the others too, with a warning.
+    Keys that begin with a name in `free` may differ; accept: the others too, with a warning, and a file that is lost.
     """
-    before, now = _flat(read_config(file)), _flat(json.loads(json.dumps(config)))
+    try:
+        before, now = _flat(read_config(file)), _flat(json.loads(json.dumps(config)))
+    except CheckpointError as error:
+        if not accept:
+            raise
+        logging.warning("%s", error)
+        return
     if "system" not in before:
         raise CheckpointError(f"{file} {OLD}")
     changed = "; ".join(

@@ -32,6 +32,8 @@ def atomic_write(file: str | os.PathLike) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)  # mkstemp's files are for their owner alone
+        with open(name, "rb") as whole:
+            os.fsync(whole.fileno())  # or a machine that loses power may keep the name and lose the content
         os.replace(name, file)
     finally:
         Path(name).unlink(missing_ok=True)

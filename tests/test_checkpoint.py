@@ -152,6 +152,11 @@ def test_a_changed_configuration_is_refused_by_key(tmp_path):
     file.write_text("{")
     with pytest.raises(CheckpointError, match="config.json: the configuration of a run cannot be read"):
         refuse_other_run(file, {}, [])
+    for damage in (lambda: None, file.unlink):
+        damage()
+        with pytest.raises(CheckpointError, match="--mode=train --accept_changes writes it anew and goes on"):
+            refuse_other_run(file, {}, [])
+        refuse_other_run(file, {}, [], accept=True)
 
 
 def test_a_run_of_before_there_were_systems_is_refused(variables, tmp_path):
