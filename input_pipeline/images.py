@@ -40,15 +40,7 @@ def decode(data: bytes, name: str) -> Image.Image:
     if not data:
         raise DataError(f"{name}: empty file (0 bytes), expected an image")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        width, height = image.size
-        if not width or not height:
-            raise DataError(f"{name}: {width} x {height} pixels, expected some")
-        if width * height > (most := max_pixels()):
-            hint = f"SAAI_JAX_PIXELS={width * height} lets it be read"
-            raise DataError(f"{name}: {width} x {height} pixels, expected at most {most}; {hint}")
-        if image.format == "JPEG" and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
-            raise DataError(f"{name}: a JPEG of {scans} scans, expected at most {MAX_SCANS}; save it again")
+        image = opened(data, name)
         # Pillow cuts 16-bit colour PNG to its high bytes without a word; byte 24 is the bit depth in IHDR.
         if image.mode not in EIGHT_BIT_MODES or (image.format == "PNG" and data[24] > 8):
             raise DataError(
@@ -65,9 +57,18 @@ def decode(data: bytes, name: str) -> Image.Image:
         raise DataError(f"{name}: not a readable image, {len(data)} bytes: {error}") from error
 
 
-def max_pixels() -> int:
-    """Pixels that a picture may have. Raises ValueError as `files.limit`."""
-    return limit("SAAI_JAX_PIXELS", MAX_PIXELS)
+def opened(data: bytes, name: str) -> Image.Image:
+    """An encoded picture, not decoded yet. DataError: none or too many pixels or scans, as for `decode`; Pillow's own."""
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
+    if not width or not height:
+        raise DataError(f"{name}: {width} x {height} pixels, expected some")
+    if width * height > (most := limit("SAAI_JAX_PIXELS", MAX_PIXELS)):
+        hint = f"SAAI_JAX_PIXELS={width * height} lets it be read"
+        raise DataError(f"{name}: {width} x {height} pixels, expected at most {most}; {hint}")
+    if data.startswith(b"\xff\xd8") and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+        raise DataError(f"{name}: a JPEG of {scans} scans, expected at most {MAX_SCANS}; save it again")
+    return image
 
 
 def resize(image: Image.Image, height: int, width: int) -> np.ndarray:

@@ -96,11 +96,11 @@ def limit(variable: str, default: int) -> int:
 
 
 def room(file: str | os.PathLike) -> int:
-    """Bytes that what is read from a file may take: SAAI_JAX_ROOM, 256 MiB by default, and twenty for each of its own.
+    """Bytes that what is read from a file may take: SAAI_JAX_ROOM, 64 MiB by default, and twenty for each of its own.
 
     Zeros can be packed a thousand times smaller, and fill the memory.
     """
-    return limit("SAAI_JAX_ROOM", 1 << 28) + 20 * os.path.getsize(file)
+    return limit("SAAI_JAX_ROOM", 1 << 26) + 20 * os.path.getsize(file)
 
 
 def refuse_large(file: str | os.PathLike, size: int) -> None:

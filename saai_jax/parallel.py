@@ -28,9 +28,9 @@ ABORT = "Terminating process because the JAX distributed service"
 def connect(wait: int, silence: int, **where: Any) -> None:
     """jax.distributed.initialize, after which a process that others leave alone ends with one line and exit status 1.
 
-    wait: seconds until all have to be there; silence: after which one is taken for dead. JAX has no other end for both
-    than C++'s abort, with a stack of a hundred lines: what C++ writes goes through a pipe, and the process ends when
-    the abort is announced there.
+    wait: seconds until all have to be there; silence: after which one is taken for dead. JAX ends with C++'s abort and
+    a stack of a hundred lines, which nothing in Python can catch: what C++ writes goes through a pipe, and the process
+    ends when the abort is announced there.
     """
     own, (reading, writing) = os.fdopen(os.dup(2), "w", buffering=1), os.pipe()
     os.dup2(writing, 2)
@@ -42,7 +42,7 @@ def connect(wait: int, silence: int, **where: Any) -> None:
         hidden = False
         for line in os.fdopen(reading, errors="replace"):
             if ABORT in line:
-                print(f"launch.py: process {where.get('process_id', '')} stops, {why}", file=own)
+                print(f"launch.py: process {where.get('process_id', 'on this host')} stops, {why}", file=own)
                 with contextlib.suppress(OSError, ValueError):
                     sys.stdout.flush()
                 os._exit(1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import images, lists
+from input_pipeline import images, lists, pictures
 from input_pipeline.index import DataError, Index
 
 
@@ -106,11 +106,15 @@ def test_what_a_picture_may_be_can_be_raised(monkeypatch):
 
 
 def test_decode_refuses_a_jpeg_of_endless_scans():
-    whole = encode(Image.new("RGB", (16, 16)), "JPEG", progressive=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    whole = encode(Image.new("RGB", (16, 16)), "JPEG", progressive=True, exif=exif)
     assert images.decode(whole, "a.jpg").size == (16, 16)
-    scan = whole[whole.rindex(b"\xff\xda") : -2]
+    assert pictures.upright(whole) != whole
+    endless = whole[:-2] + 2000 * whole[whole.rindex(b"\xff\xda") : -2] + whole[-2:]
     with pytest.raises(DataError, match=r"a\.jpg: a JPEG of 2\d{3} scans, expected at most 100"):
-        images.decode(whole[:-2] + 2000 * scan + whole[-2:], "a.jpg")
+        images.decode(endless, "a.jpg")
+    assert pictures.upright(endless) is endless  # not decoded to be turned
 
 
 def test_resize_is_antialiased_bilinear():
