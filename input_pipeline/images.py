@@ -58,7 +58,7 @@ def decode(data: bytes, name: str) -> Image.Image:
 
 
 def opened(data: bytes, name: str) -> Image.Image:
-    """An encoded picture, not decoded yet. DataError: none or too many pixels or scans, as for `decode`; Pillow's own."""
+    """An encoded picture, not decoded yet. Raises as Pillow; DataError for pixels and scans as in `decode`."""
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     width, height = image.size
     if not width or not height:
