@@ -33,7 +33,7 @@ EXPECTED = (
     OSError,
 )
 STOPPED = 75  # exit code after SIGTERM: sysexits.h's "try again", for the same command goes on
-HEARTBEAT = 30  # seconds after which a silent process is taken for dead by the others
+COMING, HEARTBEAT = 40, 30  # seconds that processes wait for each other, and after which a silent one is taken for dead
 FLAGS = flags.FLAGS
 
 FILES = ("features", "gallery", "columns", "infrared_cameras")
@@ -92,7 +92,7 @@ def connect() -> None:
     if not address:
         return
     where = {} if address == "auto" else {"coordinator_address": address, "num_processes": number, "process_id": own}
-    jax.distributed.initialize(**where, heartbeat_timeout_seconds=HEARTBEAT)
+    parallel.connect(COMING, HEARTBEAT, **where)
     if not parallel.primary():
         logging.set_verbosity(logging.WARNING)
 

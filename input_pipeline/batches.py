@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
-from typing import Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import grain
 import numpy as np
@@ -67,12 +70,21 @@ def _read(source: Decoded, batch: int, threads: int, workers: int, drop_remainde
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
     data = data.to_iter_dataset(options)
     if workers:
-        data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        data = data.mp_prefetch(options, _end_with_parent)
     batches = iter(data)
     try:
         yield from batches
     finally:
         batches.close()  # or worker processes leave their shared memory behind
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Ends a worker process when its parent is killed; the shared memory goes with the last that could use it."""
+    del worker, workers  # as grain gives them
+    # Not by a signal of the kernel's, which comes when the thread ends that started the worker.
+    parent: Any = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def train_batches(

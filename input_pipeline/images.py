@@ -15,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from input_pipeline.index import DataError, Index
+from saai_jax.files import limit
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -22,7 +23,8 @@ R = TypeVar("R")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 # TIFF is here only so that its 16-bit and float modes are named; anything else (EPS runs a program!) is unreadable.
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
-MAX_PIXELS = 1 << 26  # a person crop has about 1 << 16; below Pillow's own limit, which only warns
+MAX_PIXELS = 1 << 23  # unless SAAI_JAX_PIXELS says other; a person crop has about 1 << 16, and eight threads decode
+MAX_SCANS = 100  # of a progressive JPEG, each of which is decoded; programs write about ten
 MAX_PATH = 4096  # characters; one long line of a list would make an array of as many for every image
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
 
@@ -31,19 +33,14 @@ def decode(data: bytes, name: str) -> Image.Image:
     """The whole picture in an encoded file, as an RGB image; name is the file that errors speak of.
 
     Alpha is dropped, not blended. DataError: empty, truncated or unreadable bytes, a picture of more than
-    MAX_PIXELS, more than 8 bits a channel.
+    MAX_PIXELS or MAX_SCANS, more than 8 bits a channel.
     """
     # EXIF orientation stays unread: the published loaders use Image.open alone, so a rotated picture would
     # not be the one that published figures were measured on.
     if not data:
         raise DataError(f"{name}: empty file (0 bytes), expected an image")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        width, height = image.size
-        if not width or not height:
-            raise DataError(f"{name}: {width} x {height} pixels, expected some")
-        if width * height > MAX_PIXELS:
-            raise DataError(f"{name}: {width} x {height} pixels, expected at most {MAX_PIXELS} (decompression bomb?)")
+        image = opened(data, name)
         # Pillow cuts 16-bit colour PNG to its high bytes without a word; byte 24 is the bit depth in IHDR.
         if image.mode not in EIGHT_BIT_MODES or (image.format == "PNG" and data[24] > 8):
             raise DataError(
@@ -58,6 +55,20 @@ def decode(data: bytes, name: str) -> Image.Image:
         raise
     except Exception as error:  # on bad bytes Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
         raise DataError(f"{name}: not a readable image, {len(data)} bytes: {error}") from error
+
+
+def opened(data: bytes, name: str) -> Image.Image:
+    """An encoded picture, not decoded yet. Raises as Pillow; DataError for pixels and scans as in `decode`."""
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
+    if not width or not height:
+        raise DataError(f"{name}: {width} x {height} pixels, expected some")
+    if width * height > (most := limit("SAAI_JAX_PIXELS", MAX_PIXELS)):
+        hint = f"SAAI_JAX_PIXELS={width * height} lets it be read"
+        raise DataError(f"{name}: {width} x {height} pixels, expected at most {most}; {hint}")
+    if data.startswith(b"\xff\xd8") and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+        raise DataError(f"{name}: a JPEG of {scans} scans, expected at most {MAX_SCANS}; save it again")
+    return image
 
 
 def resize(image: Image.Image, height: int, width: int) -> np.ndarray:

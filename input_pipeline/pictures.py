@@ -10,7 +10,7 @@ from absl import logging
 from PIL import Image
 
 from input_pipeline import batches
-from input_pipeline.images import FORMATS, MAX_PIXELS, SUFFIXES, Folder, gather_errors, shorten
+from input_pipeline.images import SUFFIXES, Folder, gather_errors, opened, shorten
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index
 
 UNKNOWN = -1  # the identity of a picture that nobody has named
@@ -98,9 +98,9 @@ def upright(data: bytes) -> bytes:
     Other formats, and what cannot be read, are returned as they are: `images.decode` is what complains.
     """
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = opened(data, "")
         turn = TURNS.get(image.getexif().get(ORIENTATION, 1)) if image.format == "JPEG" else None
-        if turn is None or image.width * image.height > MAX_PIXELS:
+        if turn is None:
             return data
         turned = io.BytesIO()
         image.convert("RGB").transpose(turn).save(turned, "PNG")

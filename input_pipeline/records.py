@@ -25,10 +25,16 @@ from tqdm import tqdm
 
 from input_pipeline.images import Folder, decode, gather_errors, in_threads, refuse_unreadable, resize
 from input_pipeline.index import DataError, Index
+from saai_jax.files import locked
 
 _VERSION = "1.0.0"
 _PIXELS, _LISTING = "pixels.npy", "listing.json"
 _LOSSLESS_COPY = (b"\xff\xd8", b"\x89PNG")  # first bytes of files that are stored as they are
+
+
+class _Info(tfds.core.DatasetInfo):
+    def initialize_from_bucket(self) -> None:
+        """Nothing: TFDS would leave an empty folder in TMPDIR for what others have published of the data set."""
 
 
 class VisibleInfrared(tfds.core.GeneratorBasedBuilder):
@@ -46,7 +52,7 @@ class VisibleInfrared(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         features = {"image": tfds.features.Image(shape=(None, None, 3)), "path": tfds.features.Text()}
         features |= dict.fromkeys(("identity", "camera", "modality"), np.int32)
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             disable_shuffling=True,  # or records are stored by hash of their key, and record i is not row i
             features=tfds.features.FeaturesDict(features),
@@ -72,9 +78,8 @@ def pack(images: Folder, index: Index, data_dir: str | os.PathLike, name: str, s
     refuse_unreadable(images, split, threads=8)
     sizes = [_file_size(images.root, path) for path in index.path]
     folder = _folder(data_dir, name, split)
-    os.makedirs(data_dir, exist_ok=True)
     # TFDS would take the old pack's metadata for the new one, so the new one is made elsewhere and then moved.
-    with tempfile.TemporaryDirectory(dir=data_dir, prefix="incomplete-") as scratch:
+    with _scratch(data_dir) as scratch:
         builder = VisibleInfrared(
             images,
             index,
@@ -138,8 +143,7 @@ def store_resized(
     """
     folder = _resized_folder(data_dir, name, split, height, width)
     sizes = gather_errors(lambda path: _file_size(images.root, path), index.path)
-    os.makedirs(data_dir, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=data_dir, prefix="incomplete-") as scratch:
+    with _scratch(data_dir) as scratch:
         staging = Path(scratch, folder.name)  # with permissions of its own
         staging.mkdir()
         # As the map is written, pages go to the disk: memory need not hold a whole split.
@@ -157,6 +161,21 @@ def store_resized(
         os.makedirs(folder.parent, exist_ok=True)
         os.replace(staging, folder)
     return os.fspath(folder)
+
+
+@contextlib.contextmanager
+def _scratch(data_dir: str | os.PathLike) -> Iterator[str]:
+    """A folder below data_dir to write in, removed in the end; those that killed processes left are removed now."""
+    os.makedirs(data_dir, exist_ok=True)
+    with contextlib.ExitStack() as own:
+        with locked(data_dir):  # so that nobody takes a new folder, not held yet, for one left behind
+            for left in Path(data_dir).glob("incomplete-*"):
+                with contextlib.suppress(FileNotFoundError), locked(left, wait=False) as nobodys:
+                    if nobodys:
+                        shutil.rmtree(left)
+            scratch = own.enter_context(tempfile.TemporaryDirectory(dir=data_dir, prefix="incomplete-"))
+            own.enter_context(locked(scratch))
+        yield scratch
 
 
 def _reserve(handle: int, file: Path, size: int) -> None:

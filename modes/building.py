@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from input_pipeline.index import Index, Setting
 from input_pipeline.source import Source
 from saai_jax import affinity, parallel, train
-from saai_jax.checkpoint import CheckpointError, Checkpoints, read_config, refuse_other_run
+from saai_jax.checkpoint import ANEW, CheckpointError, Checkpoints, read_config, refuse_other_run
 from saai_jax.log import progress
 from saai_jax.models import cpu
 from saai_jax.ranking import evaluate
@@ -96,13 +96,17 @@ def trained(config: ConfigDict, workdir: str) -> tuple[System, Tree]:
     """
     folder, file = os.path.join(workdir, "checkpoints"), os.path.join(workdir, "config.json")
     weights = config.model.weights
-    if os.path.isdir(folder) and os.path.exists(file):
-        kept = read_config(file)
+    checkpoints = Checkpoints(folder)
+    if checkpoints.steps():
         refuse_other_run(file, json.loads(config.to_json()), TRAINED_FREE)
-        if weights and weights != kept["model"]["weights"]:
+        model = read_config(file)["model"]
+        identities, started = model.get("identities"), model.get("weights")
+        if type(identities) is not int or identities < 1 or not isinstance(started, str):
+            what = f"model.identities {identities!r}, expected a number, and model.weights {started!r}, expected a path"
+            raise CheckpointError(f"{file}: holds {what}; {ANEW}")
+        if weights and weights != started:
             raise CheckpointError(f"{workdir} holds a run of its own; use another --workdir to evaluate {weights}")
-        system = system_of(config, kept["model"]["identities"])
-        checkpoints = Checkpoints(folder)
+        system = system_of(config, identities)
         state = checkpoints.restore(initial_state(config, system), config.eval.checkpoint)
         checkpoints.close()
         if state is not None:

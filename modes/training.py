@@ -138,7 +138,12 @@ def train_in(config: ConfigDict, workdir: str, accept_changes: bool = False) -> 
 
     metrics = os.path.join(workdir, "metrics.jsonl") if parallel.primary() else os.devnull
     hosts = {"host": jax.process_index(), "hosts": jax.process_count()}
-    with MetricsLog(metrics, start) as log, parallel.termination() as stop, save_nonfinite(workdir, plan, index):
+    ended = start > 0 and (start == len(plan.epoch) or plan.epoch[start] != plan.epoch[start - 1])
+    with (
+        MetricsLog(metrics, start, has_line=ended) as log,
+        parallel.termination() as stop,
+        save_nonfinite(workdir, plan, index),
+    ):
         state = loop.fit(
             state,
             source.train_batches(index, plan.rows[start:], **hosts),

@@ -21,6 +21,7 @@ from saai_jax import parallel
 from saai_jax.files import atomic_write, load_json
 
 State = TypeVar("State")  # any tree of arrays
+ANEW = "if this is the configuration of the run, --mode=train --accept_changes writes it anew and goes on"
 OLD = "was written by saai-jax before it had systems, and this version cannot read it: train again in another --workdir"
 
 
@@ -41,6 +42,7 @@ class Checkpoints:
     def __init__(self, folder: str):
         self.folder = os.path.abspath(folder)
         self._checkpointer: Any = None
+        self._saving: Any = None
         self._damaged: list[int] = []
 
     def steps(self) -> list[int]:
@@ -50,11 +52,12 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, scores: dict[str, float]) -> None:
         """Begins to write `state`; scores with "map" makes it a candidate for the best. Raises as `wait`."""
+        self.wait()
         try:
             self._checkpointer = self._checkpointer or self._opened()
             kept = {"arrays": digest(state), "shapes": _shapes(state), "scores": dict(scores)}
             described: Any = {"metrics": dict(scores) or None, "custom_metadata": kept | {"sha256": _sha256(kept)}}
-            self._checkpointer.save_checkpointables_async(step, {"state": state}, **described)
+            self._saving = self._checkpointer.save_checkpointables_async(step, {"state": state}, **described)
         except jax.errors.JaxRuntimeError:
             raise  # the disk is not to blame, but another process that is gone
         except Exception as error:
@@ -63,8 +66,8 @@ class Checkpoints:
     def wait(self) -> None:
         """Returns when everything saved is on disk. Raises CheckpointError if it cannot be written."""
         try:
-            if self._checkpointer:
-                self._checkpointer.wait()
+            if self._saving:
+                self._saving.result()  # to ask is what ends the thread and the event loop of a save
         except jax.errors.JaxRuntimeError:
             raise
         except Exception as error:
@@ -158,7 +161,8 @@ class Checkpoints:
         return state
 
     def close(self) -> None:
-        """Waits for saves in flight and releases orbax's threads."""
+        """Waits for a save in flight and releases orbax's threads. Raises as `wait`."""
+        self.wait()
         if self._checkpointer:
             self._checkpointer.close()
 
@@ -219,16 +223,22 @@ def read_config(file: str) -> dict[str, Any]:
         if not isinstance(found, dict):
             raise ValueError(f"it is a {type(found).__name__}, expected an object")
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: the configuration of a run cannot be read: {error}") from error
+        raise CheckpointError(f"{file}: the configuration of a run cannot be read: {error}; {ANEW}") from error
     return found
 
 
 def refuse_other_run(file: str, config: Mapping[str, Any], free: Sequence[str], *, accept: bool = False) -> None:
     """Raises CheckpointError naming every key in which a run's kept configuration differs from this one.
 
-    Keys that begin with a name in `free` may differ; accept: the others too, with a warning.
+    Keys that begin with a name in `free` may differ; accept: the others too, with a warning, and a file that is lost.
     """
-    before, now = _flat(read_config(file)), _flat(json.loads(json.dumps(config)))
+    try:
+        before, now = _flat(read_config(file)), _flat(json.loads(json.dumps(config)))
+    except CheckpointError as error:
+        if not accept:
+            raise
+        logging.warning("%s", error)
+        return
     if "system" not in before:
         raise CheckpointError(f"{file} {OLD}")
     changed = "; ".join(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import tempfile
@@ -10,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Deflate makes nothing smaller than this; what claims to be larger than its file can hold is damage, and fills memory.
-DEFLATE = 1032
+import numpy as np
+
+LONGEST = 4096  # characters of a text; numpy stores all of an array as wide as the longest
 
 
 @contextlib.contextmanager
@@ -30,9 +32,28 @@ def atomic_write(file: str | os.PathLike) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)  # mkstemp's files are for their owner alone
+        with open(name, "rb") as whole:
+            os.fsync(whole.fileno())  # or a machine that loses power may keep the name and lose the content
         os.replace(name, file)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike, *, wait: bool = True) -> Iterator[bool]:
+    """Holds a folder for this block, true, or not: another holds it and wait is false, or NFS, which has no such locks.
+
+    Who ends, however that comes about, holds nothing.
+    """
+    handle, held = os.open(folder, os.O_RDONLY), True
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            held = False
+        yield held
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -64,3 +85,36 @@ def load_json(text: str | bytes) -> Any:
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     return value
+
+
+def limit(variable: str, default: int) -> int:
+    """A limit that an environment variable can set. Raises ValueError naming one that is no number."""
+    value = os.environ.get(variable, str(default))
+    if not value.isdecimal():
+        raise ValueError(f"{variable}={value!r} in the environment, expected a number")
+    return int(value)
+
+
+def room(file: str | os.PathLike) -> int:
+    """Bytes that what is read from a file may take: SAAI_JAX_ROOM, 64 MiB by default, and twenty for each of its own.
+
+    Zeros can be packed a thousand times smaller, and fill the memory.
+    """
+    return limit("SAAI_JAX_ROOM", 1 << 26) + 20 * os.path.getsize(file)
+
+
+def refuse_large(file: str | os.PathLike, size: int) -> None:
+    """Raises ValueError for so many bytes from a file that has no `room` for them."""
+    if size > (most := room(file)):
+        raise ValueError(f"holds {size} bytes, expected at most {most}; SAAI_JAX_ROOM={size} lets it be read")
+
+
+def str_array(file: str | os.PathLike, texts: Any) -> np.ndarray:
+    """str[*] of an array or a list of texts from a file. Raises ValueError for a long one, or as `refuse_large`."""
+    texts = np.asarray(texts, object)
+    lengths = np.array([len(text) for text in texts.flat], np.int64)
+    if (lengths > LONGEST).any():
+        row = int(np.argmax(lengths))
+        raise ValueError(f"row {row} has a cell of more than {LONGEST} characters ({lengths[row]})")
+    refuse_large(file, 4 * int(lengths.max(initial=0)) * len(lengths))
+    return texts.astype(np.str_)

@@ -21,13 +21,11 @@ import h5py
 import numpy as np
 import scipy.io
 
-from saai_jax.files import DEFLATE
+from saai_jax.files import refuse_large, room, str_array
 
 SECONDS = 60  # that reading takes at most, and one more for every megabyte
 REFUSED = 3  # exit status: standard output says why
-MOST = (
-    1 << 28
-)  # bytes of all arrays, and twenty for each byte of the file: zeros can be packed a thousand times smaller
+OWN = 1 << 28  # bytes that Python and the libraries need for themselves
 DEPTH = 8  # cells in cells
 
 
@@ -42,6 +40,7 @@ def read_arrays(file: str | os.PathLike, names: Collection[str]) -> dict[str, An
     """
     root, seconds = str(Path(__file__).resolve().parents[1]), SECONDS + os.path.getsize(file) / 1e6
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])}
+    environment["OPENBLAS_NUM_THREADS"] = "1"  # each takes memory
     with tempfile.TemporaryDirectory() as folder:
         output = os.path.join(folder, "arrays.npz")
         command = [sys.executable, "-P", "-m", __name__, os.fspath(file), output, *names]
@@ -77,9 +76,8 @@ def main(file: str, output: str, *names: str) -> int:
 
     try:
         places = {name: place(value) for name, value in read_here(file, names).items()}
-        if sum(array.nbytes for array in arrays) > (most := MOST + 20 * os.path.getsize(file)):
-            raise ForeignError(f"damaged: holds more than {most} bytes")
-    except ForeignError as error:
+        refuse_large(file, sum(array.nbytes for array in arrays))
+    except (ForeignError, ValueError) as error:
         print(json.dumps(str(error)))
         return REFUSED
     np.savez(output, *arrays)
@@ -96,11 +94,15 @@ def read_here(file: str | os.PathLike, names: Collection[str]) -> dict[str, Any]
                 warnings.simplefilter("error", np.exceptions.ComplexWarning)  # scipy would drop imaginary parts
                 # mat_dtype: MATLAB stores doubles that are whole as small integers
                 found = scipy.io.loadmat(file, variable_names=list(names), mat_dtype=True, appendmat=False)
-            return {name: _of_matlab(name, found[name]) for name in names if name in found}
+            return {name: _of_matlab(file, name, found[name]) for name in names if name in found}
         with h5py.File(file, "r") as stream:  # MATLAB 7.3 is such a file too
             return {name: _plain(name, _of_h5(file, name, stream)) for name in names if name in stream}
     except ForeignError:
         raise
+    except MemoryError as error:
+        raise ForeignError(
+            "takes more memory than a file of its size may; SAAI_JAX_ROOM=BYTES lets it be read"
+        ) from error
     except Exception as error:  # both libraries raise nearly every type on damaged input
         raise ForeignError(f"damaged, or not a {file.suffix} of plain arrays: {error}") from error
 
@@ -111,7 +113,7 @@ def _plain(name: str, array: Any) -> np.ndarray:
     return np.asarray(array, array.dtype.newbyteorder("="))
 
 
-def _of_matlab(name: str, value: Any, depth: int = 0) -> Any:
+def _of_matlab(file: Path, name: str, value: Any, depth: int = 0) -> Any:
     """An array; of cells, str[n] if the first one, and then all, are one string each, or a list of what is in them."""
     if not isinstance(value, np.ndarray):
         raise ForeignError(f"{name} is sparse, not a plain array")
@@ -121,13 +123,13 @@ def _of_matlab(name: str, value: Any, depth: int = 0) -> Any:
         return _plain(name, value)
     if depth > DEPTH:
         raise ForeignError(f"cells in {depth} cells")
-    cells = [_of_matlab(f"cell {row} of {name}", cell, depth + 1) for row, cell in enumerate(value.ravel())]
+    cells = [_of_matlab(file, f"cell {row} of {name}", cell, depth + 1) for row, cell in enumerate(value.ravel())]
     strings = [isinstance(cell, np.ndarray) and cell.dtype.kind == "U" and cell.size < 2 for cell in cells]
     if not all(strings[:1]):
         return cells
     if not all(strings):
         raise ForeignError(f"cell {strings.index(False)} of {name} is not one string")
-    return np.array([cell.item() if cell.size else "" for cell in cells], np.str_)
+    return str_array(file, [cell.item() if cell.size else "" for cell in cells])
 
 
 def _of_h5(file: Path, name: str, stream: h5py.File) -> Any:
@@ -136,11 +138,11 @@ def _of_h5(file: Path, name: str, stream: h5py.File) -> Any:
     _refuse_foreign(file, name, stream, data)
     made_by = data.attrs.get("MATLAB_class")
     if made_by is None:
-        return np.array(data.asstr()[()], np.str_) if h5py.check_string_dtype(data.dtype) else data[()]
+        return str_array(file, data.asstr()[()]) if h5py.check_string_dtype(data.dtype) else data[()]
     if "MATLAB_empty" in data.attrs:
         raise ForeignError(f"{name} is empty")
     if made_by == b"char":
-        return np.strings.rstrip(np.array(_characters(data), np.str_), " ")
+        return np.strings.rstrip(str_array(file, _characters(data)), " ")
     if made_by != b"cell":
         return data[()].T
     texts = []
@@ -150,7 +152,7 @@ def _of_h5(file: Path, name: str, stream: h5py.File) -> Any:
             raise ForeignError(f"cell {row} of {name} is not one string")
         _refuse_foreign(file, f"cell {row} of {name}", stream, cell)
         texts.append("" if "MATLAB_empty" in cell.attrs else "".join(_characters(cell)))
-    return np.array(texts, np.str_)
+    return str_array(file, texts)
 
 
 def _characters(data: Any) -> list[str]:
@@ -163,12 +165,12 @@ def _refuse_foreign(file: Path, name: str, stream: h5py.File, data: Any) -> None
         raise ForeignError(f"{name} is not an array")
     if data.file.filename != stream.filename or data.external or data.is_virtual:
         raise ForeignError(f"{name} is kept in another file")
-    if data.size * data.dtype.itemsize > DEFLATE * file.stat().st_size:
+    if data.size * data.dtype.itemsize > room(file):
         raise ForeignError(f"{name} claims shape {data.shape}, more than the file can hold")
 
 
 if __name__ == "__main__":
     if sys.platform == "linux":  # what is compressed may ask for a thousand times the file
-        limit = 2 * (MOST + 20 * os.path.getsize(sys.argv[1])) + (4 << 30)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        limit = 2 * room(sys.argv[1]) + OWN
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     sys.exit(main(*sys.argv[1:]))

@@ -23,17 +23,28 @@ class MetricsLog:
     """metrics.jsonl, open for appending after `step`: {"step": ..., "kind": ..., values} in every line.
 
     Lines of later steps and a torn last line are dropped, so that a run resumed at the checkpoint of `step`
-    continues without a gap or a duplicate. Raises ValueError for a file that is no metrics file.
+    continues without a gap or a duplicate. Damaged lines are moved to metrics.jsonl-damaged. For each of them, and for
+    what was lost where `step` has to have a line and has none, stands one of kind "gap". Raises ValueError for a file
+    that is no metrics file.
     """
 
-    def __init__(self, file: str | os.PathLike, step: int):
-        file = Path(file)
+    def __init__(self, file: str | os.PathLike, step: int, *, has_line: bool = False):
+        file, damaged = Path(file), []
         file.parent.mkdir(parents=True, exist_ok=True)
-        if file.exists():
-            kept = "".join(f"{json.dumps(entry)}\n" for entry in read_metrics(file) if entry["step"] <= step)
-            if kept.encode() != file.read_bytes():
-                with atomic_write(file) as temporary:
-                    temporary.write_text(kept)
+        before = file.read_bytes() if file.is_file() else b""
+        entries = [entry for entry in read_metrics(file, damaged) if entry["step"] <= step] if before else []
+        if damaged:
+            aside = Path(f"{file}-damaged")
+            with open(aside, "ab") as stream:
+                stream.writelines(line + b"\n" for line in damaged)
+            logging.warning("%s: moved %d damaged lines to %s", file, len(damaged), aside)
+        if has_line and all(entry["step"] != step for entry in entries) and str(file) != os.devnull:
+            logging.warning("%s: the last lines before step %d are lost", file, step)
+            entries.append({"step": step, "kind": "gap"})
+        kept = "".join(f"{json.dumps(entry)}\n" for entry in entries)
+        if kept.encode() != before:
+            with atomic_write(file) as temporary:
+                temporary.write_text(kept)
         # Without a buffer: what a full disk refuses must not be tried again when the file is closed.
         self._file = open(file, "ab", buffering=0)  # noqa: SIM115 (open as long as the run)
 
@@ -49,6 +60,12 @@ class MetricsLog:
             if self._file.write(line) < len(line):  # the disk took a part
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def sync(self):
+        """Returns when all lines are on the disk, where a checkpoint of their steps may follow."""
+        if self._file.name != os.devnull:
+            with naming(self._file.name):
+                os.fsync(self._file.fileno())
+
     def close(self):
         self._file.close()
 
@@ -59,10 +76,11 @@ class MetricsLog:
         self.close()
 
 
-def read_metrics(file: str | os.PathLike) -> list[dict[str, Any]]:
+def read_metrics(file: str | os.PathLike, damaged: list[bytes] | None = None) -> list[dict[str, Any]]:
     """The entries of a metrics.jsonl in order, without a torn last line (a run may be writing it).
 
-    Raises ValueError naming the first line that is no entry.
+    Raises ValueError naming the first line that is no entry. damaged: takes such lines instead, in whose places stand
+    entries of kind "gap", unless there are no others.
     """
     entries: list[dict[str, Any]] = []
     lines = Path(file).read_bytes().split(b"\n")
@@ -78,7 +96,12 @@ def read_metrics(file: str | os.PathLike) -> list[dict[str, Any]]:
         except ValueError as error:
             if number == len(lines) - 1:  # a machine that lost power may leave zeros, with a newline by chance
                 break
-            raise ValueError(f"{file}:{number}: not a line of metrics: {error}") from error
+            if damaged is None:
+                raise ValueError(f"{file}:{number}: not a line of metrics: {error}; training sets it aside") from error
+            damaged.append(line)
+            entries.append({"step": entries[-1]["step"] if entries else 0, "kind": "gap"})
+    if damaged and all(entry["kind"] == "gap" for entry in entries):
+        raise ValueError(f"{file}: not a file of metrics, none of its lines is one")
     return entries
 
 

@@ -3,18 +3,57 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float
 
 AXIS = "batch"  # the mesh axis over which the images of a batch are spread
 Tree = TypeVar("Tree")
+# How a message of C++'s log begins, with what the file is about that wrote it.
+RECORD = re.compile(r"[IWEF]\d{4} .*?(coordination|preemption)?\w*\.\w+:\d+\]")
+ABORT = "Terminating process because the JAX distributed service"
+
+
+def connect(wait: int, silence: int, **where: Any) -> None:
+    """jax.distributed.initialize, after which a process that others leave alone ends with one line and exit status 1.
+
+    wait: seconds until all have to be there; silence: after which one is taken for dead. JAX ends with C++'s abort and
+    a stack of a hundred lines, which nothing in Python can catch: what C++ writes goes through a pipe, and the process
+    ends when the abort is announced there.
+    """
+    own, (reading, writing) = os.fdopen(os.dup(2), "w", buffering=1), os.pipe()
+    os.dup2(writing, 2)
+    sys.stderr = own
+    logging.get_absl_handler().python_handler.setStream(own)
+    why = f"not all processes came to {where.get('coordinator_address', 'the coordinator')} in {wait} s"
+
+    def watch() -> None:
+        hidden = False
+        for line in os.fdopen(reading, errors="replace"):
+            if ABORT in line:
+                print(f"launch.py: process {where.get('process_id', 'on this host')} stops, {why}", file=own)
+                with contextlib.suppress(OSError, ValueError):
+                    sys.stdout.flush()
+                os._exit(1)
+            if record := RECORD.match(line):
+                hidden = bool(record[1])
+            if not hidden:
+                own.write(line)
+
+    threading.Thread(target=watch, daemon=True).start()
+    jax.distributed.initialize(**where, initialization_timeout=wait, heartbeat_timeout_seconds=silence)
+    why = "another one is gone, or gives no sign of life"
 
 
 def batch_mesh(devices: Sequence[Any] | None = None) -> Mesh:

@@ -177,6 +177,7 @@ def fit(
             log_line("epoch %d: loss %.3f%s", e + 1, float(metrics["loss"]), shown)
         # Whatever was scored is saved, or the best one could be lost.
         if scores or stopping or (epoch_ends and ((e + 1) % every.save == 0 or step == steps)):
+            log.sync()
             checkpoints.save(step, state, scores)
         if stopping:
             checkpoints.wait()

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import jax
@@ -62,6 +63,17 @@ def test_two_last_checkpoints_and_the_best_are_kept(variables, saved):
         assert digest(checkpoints.restore(fresh(variables), which)) == digest(fresh(variables, step))
     with pytest.raises(CheckpointError, match="expected 'last' or 'best'"):
         checkpoints.restore(fresh(variables), "first")
+
+
+def test_a_hundred_saves_leave_no_descriptors_and_no_threads(tmp_path):
+    checkpoints, held = Checkpoints(tmp_path / "many"), []
+    for step in range(1, 101):
+        checkpoints.save(step, {"w": jnp.full(3, step)}, {"map": float(step)})
+        if step in (10, 100):
+            checkpoints.wait()
+            held.append((len(os.listdir("/proc/self/fd")), threading.active_count()))
+    checkpoints.close()
+    assert held[1] == held[0]
 
 
 def test_a_new_run_has_none(variables, tmp_path):
@@ -140,6 +152,11 @@ def test_a_changed_configuration_is_refused_by_key(tmp_path):
     file.write_text("{")
     with pytest.raises(CheckpointError, match="config.json: the configuration of a run cannot be read"):
         refuse_other_run(file, {}, [])
+    for damage in (lambda: None, file.unlink):
+        damage()
+        with pytest.raises(CheckpointError, match="--mode=train --accept_changes writes it anew and goes on"):
+            refuse_other_run(file, {}, [])
+        refuse_other_run(file, {}, [], accept=True)
 
 
 def test_a_run_of_before_there_were_systems_is_refused(variables, tmp_path):

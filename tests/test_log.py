@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 
 import numpy as np
@@ -63,6 +64,50 @@ def test_read_metrics_names_the_bad_line_but_forgives_a_torn_end(tmp_path):
         file.write_text(good + line + good)
         with pytest.raises(ValueError, match=r"m\.jsonl:2: not a line of metrics"):
             read_metrics(file)
+
+
+def test_a_damaged_line_is_set_aside_and_the_run_goes_on(tmp_path, monkeypatch):
+    file, said = tmp_path / "m.jsonl", []
+    monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
+    good = [json.dumps({"step": step, "kind": "train"}) + "\n" for step in (1, 2, 3, 4)]
+    file.write_text(good[0] + "rub\0bish\n" + "".join(good[1:]))
+    with MetricsLog(file, 3, has_line=True) as metrics:
+        metrics.write(4, "train", loss=1.0)
+        metrics.sync()
+    expected = [(1, "train"), (1, "gap"), (2, "train"), (3, "train"), (4, "train")]
+    assert [(entry["step"], entry["kind"]) for entry in read_metrics(file)] == expected
+    assert (tmp_path / "m.jsonl-damaged").read_bytes() == b"rub\0bish\n"
+    assert said == [f"{file}: moved 1 damaged lines to {file}-damaged"]
+    before = file.read_bytes()
+    MetricsLog(file, 4, has_line=True).close()
+    assert file.read_bytes() == before
+    file.write_text("rubbish\nrubbish\n")
+    with pytest.raises(ValueError, match="not a file of metrics"):
+        MetricsLog(file, 4)
+    assert file.read_text() == "rubbish\nrubbish\n"
+
+
+@pytest.mark.parametrize("kept", [0, 2])
+def test_lines_that_are_lost_before_a_checkpoint_are_a_gap(tmp_path, kept):
+    file = tmp_path / "m.jsonl"
+    file.write_text("".join(json.dumps({"step": step, "kind": "train"}) + "\n" for step in range(1, kept + 1)))
+    for _ in range(2):  # a gap is one, however often the run goes on
+        MetricsLog(file, 5, has_line=True).close()
+        assert [entry["step"] for entry in read_metrics(file)] == [*range(1, kept + 1), 5]
+        assert read_metrics(file)[-1]["kind"] == "gap"
+    MetricsLog(os.devnull, 5, has_line=True).close()
+    assert not os.path.isfile(os.devnull)
+
+
+def test_what_is_written_is_on_the_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    for file in (tmp_path / "m.jsonl", os.devnull):
+        with MetricsLog(file, 0) as metrics:
+            metrics.sync()
+    with atomic_write(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+    assert synced == [(tmp_path / name).stat().st_ino for name in ("m.jsonl", "a.txt")]
 
 
 def test_replacing_leaves_the_old_file_after_an_error(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -48,6 +49,39 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path):
     assert code == 0, message
     for a, b in zip(together, results.read(work / "results.json")["rows"], strict=True):
         np.testing.assert_allclose([a["rank1"], a["map"]], [b["rank1"], b["map"]], atol=0.1)
+
+
+def test_a_process_that_is_left_alone_ends_in_one_line(tmp_path):
+    """Nobody comes; the other one is stopped, so that nothing breaks; the first one dies before any step."""
+    code = (
+        "import sys, time; from saai_jax import parallel\n"
+        "where = dict(coordinator_address=sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))\n"
+        "parallel.connect(int(sys.argv[3]), 5, **where)\n"
+        "print('connected', flush=True); time.sleep(600)"
+    )
+
+    def start(address, process, wait):
+        how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": SCRIPT.parent.parent}
+        return subprocess.Popen([sys.executable, "-c", code, address, str(process), str(wait)], **how)
+
+    where = [f"localhost:{free_port()}" for _ in range(3)]
+    running = [start(where[0], 1, 4), *(start(address, process, 60) for address in where[1:] for process in range(2))]
+    alone, left, stopped, dead, orphan = running
+    try:
+        assert [process.stdout.readline() for process in running[1:]] == ["connected\n"] * 4
+        stopped.send_signal(signal.SIGSTOP)
+        dead.kill()
+        for process, number, why in (
+            (alone, 1, f"not all processes came to {where[0]} in 4 s"),
+            (left, 0, "another one is gone, or gives no sign of life"),
+            (orphan, 1, "another one is gone, or gives no sign of life"),
+        ):
+            printed = process.communicate(timeout=60)[1]
+            assert (process.returncode, printed) == (1, f"launch.py: process {number} stops, {why}\n")
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()
 
 
 def test_a_share_of_the_rows_is_everyones_and_nobodys_twice(monkeypatch):

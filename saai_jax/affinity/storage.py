@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from saai_jax.files import atomic_write, load_json
+from saai_jax.files import atomic_write, load_json, locked
 
 FORMAT, VERSION = "saai-jax gallery", 1
 MANIFEST = "gallery.json"
@@ -29,8 +29,8 @@ class StorageError(ValueError):
 def save(folder: str | os.PathLike, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """Writes the arrays under new names, then the manifest that names them, then drops what nothing names.
 
-    Stopped at any moment it leaves the gallery that was there before, or the new one. Raises StorageError for a folder
-    that holds something else.
+    Stopped at any moment it leaves the gallery that was there before, or the new one; of two that write into one
+    folder, one waits for the other. Raises StorageError for a folder that holds something else.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -42,6 +42,11 @@ def save(folder: str | os.PathLike, about: dict[str, Any], arrays: dict[str, np.
     if len(arrays["column"]) > np.iinfo(np.int32).max:
         raise StorageError(f"{folder}: {len(arrays['column'])} entries, expected at most {np.iinfo(np.int32).max}")
     folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        _replace(folder, about, arrays)
+
+
+def _replace(folder: Path, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     listed = {}
     for name, dtype in ARRAYS.items():
         array = np.ascontiguousarray(arrays[name], dtype)

@@ -18,8 +18,7 @@ from jaxtyping import Int
 
 from saai_jax import foreign
 from saai_jax.features.store import Features, FeaturesError, checked, read_npz, whole_texts
-
-LONGEST = 4096  # characters of a cell; all are stored as wide as the longest
+from saai_jax.files import str_array
 
 
 def columns(text: str, split: str = "") -> dict[str, str]:
@@ -106,11 +105,12 @@ def _npy(file: Path, names: Collection[str]) -> dict[str, np.ndarray]:
     for number, row in enumerate(rows):
         if len(row) != len(head):
             raise FeaturesError(f"{table}: row {number} has {len(row)} cells, the header has {len(head)}")
-        if any(len(cell) > LONGEST for cell in row):
-            raise FeaturesError(f"{table}: row {number} has a cell of more than {LONGEST} characters")
     found = {"embedding": embedding}
-    for name in set(names) & set(head) - {"embedding"}:
-        found[name] = np.array([row[head.index(name)] for row in rows], np.str_)
+    try:
+        for name in set(names) & set(head) - {"embedding"}:
+            found[name] = str_array(table, [row[head.index(name)] for row in rows])
+    except ValueError as error:
+        raise FeaturesError(f"{table}: {error}") from error
     return found
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from saai_jax.files import DEFLATE, atomic_write
+from saai_jax.files import atomic_write, refuse_large
 
 
 class FeaturesError(Exception):
@@ -56,7 +56,10 @@ def load(file: str | os.PathLike) -> Features:
 
 
 def read_npz(file: str | os.PathLike, names: Collection[str]) -> dict[str, np.ndarray]:
-    """Those of the arrays that a .npz has. Raises FeaturesError for another file, and as numpy does for damage."""
+    """Those of the arrays that a .npz has.
+
+    Raises FeaturesError for another file, ValueError for more bytes than `files.room`, and as numpy does for damage.
+    """
     archive = np.load(file, allow_pickle=False)
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise FeaturesError(f"{file}: one array, not a .npz of {', '.join(names)}")
@@ -64,8 +67,7 @@ def read_npz(file: str | os.PathLike, names: Collection[str]) -> dict[str, np.nd
         members = archive.zip.infolist() if archive.zip else []
         if other := [m.filename for m in members if m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]:
             raise FeaturesError(f"{file}: {other[0]} is packed as numpy packs no array")
-        if sum(member.file_size for member in members) > DEFLATE * os.path.getsize(file):
-            raise FeaturesError(f"{file}: claims to hold more than the file can")
+        refuse_large(file, sum(member.file_size for member in members))
         arrays = {name: archive[name] for name in names if name in archive}
     if odd := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:  # bytes of something else
         raise FeaturesError(f"{file}: {odd[0]} is damaged, or no array")

@@ -153,9 +153,12 @@ def _open_zip(file: BinaryIO) -> tuple[Any, Callable[[str], bytes]]:
     if not zipfile.is_zipfile(file):
         raise WeightsError("cut short")
     archive = zipfile.ZipFile(file)
+    members = archive.infolist()
     # torch stores without compression, so more content than file is a zip bomb or a broken directory
-    if sum(info.file_size for info in archive.infolist()) > os.fstat(file.fileno()).st_size:
+    if sum(info.file_size for info in members) > os.fstat(file.fileno()).st_size:
         raise WeightsError("declares more bytes than the file has (compressed or damaged)")
+    if packed := [info.filename for info in members if info.compress_type != zipfile.ZIP_STORED]:
+        raise WeightsError(f"{packed[0]} is compressed, which torch.save does not do")
     pickles = [name for name in archive.namelist() if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise WeightsError(f"a zip, but not of torch.save: {len(pickles)} data.pkl members in it")

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -67,6 +68,17 @@ def test_a_save_that_is_killed_leaves_the_old_gallery_or_the_new(gallery, folder
         writer.wait()
         assert len(Gallery.load(folder)) in (59, 60)
         gallery.save(folder)
+        assert len(list(folder.iterdir())) == len(ARRAYS) + 1
+
+
+def test_two_that_save_into_one_folder_at_once_leave_the_gallery_of_one(gallery, tmp_path):
+    smaller = gallery.remove([0])
+    for attempt in range(12):
+        folder = tmp_path / str(attempt)
+        with ThreadPoolExecutor() as pool:
+            for saving in [pool.submit(which.save, folder) for which in (gallery, smaller)]:
+                saving.result()
+        assert len(Gallery.load(folder)) in (59, 60)
         assert len(list(folder.iterdir())) == len(ARRAYS) + 1
 
 

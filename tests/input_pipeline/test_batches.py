@@ -2,10 +2,17 @@
 
 import contextlib
 import itertools
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
 from PIL import Image
 
 from input_pipeline import records
@@ -144,6 +151,31 @@ def test_eval_batches_are_every_image_once_in_index_order(data, batch):
     starts = range(0, N, batch)
     assert [len(one["identity"]) for one in found] == [min(batch, N - start) for start in starts]
     assert_same(found, [expected(data, np.arange(start, min(start + batch, N))) for start in starts])
+
+
+def hold_a_batch():
+    """Reads a batch of the arguments on standard input, prints its shared memory and the workers, and waits."""
+    flags.FLAGS.mark_as_parsed()
+    batches = train_batches(*pickle.load(sys.stdin.buffer), height=HEIGHT, width=WIDTH, workers=2, threads=1)
+    image = next(batches)["image"]
+    print(image.shm.name, *(child.pid for child in multiprocessing.active_children()), flush=True)
+    time.sleep(600)
+
+
+def test_workers_and_shared_memory_end_with_a_parent_that_is_killed(data, rows):
+    command = [sys.executable, "-c", f"from {__name__} import hold_a_batch; hold_a_batch()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        parent.stdin.write(pickle.dumps((*data, rows)))
+        parent.stdin.close()
+        memory, *workers = parent.stdout.readline().decode().split()
+        held = [f"/dev/shm/{memory}", *(f"/proc/{worker}" for worker in workers)]
+        assert len(held) == 3
+        assert all(map(os.path.exists, held))
+        parent.kill()
+    end = time.monotonic() + 20
+    while (left := list(filter(os.path.exists, held))) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert left == []
 
 
 def test_a_plans_batches_have_room_for_every_host(data, rows):

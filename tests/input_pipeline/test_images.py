@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import images, lists
+from input_pipeline import images, lists, pictures
 from input_pipeline.index import DataError, Index
 
 
@@ -91,10 +91,30 @@ def test_decode_refuses_damaged_files_by_name(suffix):
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("side", [8200, 10_000, 30_000])
+@pytest.mark.parametrize("side", [2900, 8200, 10_000, 30_000])
 def test_decode_refuses_decompression_bombs(side):
     with pytest.raises(DataError, match=r"a\.png: .*pixels"):
         images.decode(png(side, side, 8, b""), "a.png")
+
+
+def test_what_a_picture_may_be_can_be_raised(monkeypatch):
+    large = encode(Image.new("L", (3000, 2800)), "PNG")
+    with pytest.raises(DataError, match=r"a\.png: 3000 x 2800 pixels, .*; SAAI_JAX_PIXELS=8400000 lets it be read"):
+        images.decode(large, "a.png")
+    monkeypatch.setenv("SAAI_JAX_PIXELS", "8400000")
+    assert images.decode(large, "a.png").size == (3000, 2800)
+
+
+def test_decode_refuses_a_jpeg_of_endless_scans():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    whole = encode(Image.new("RGB", (16, 16)), "JPEG", progressive=True, exif=exif)
+    assert images.decode(whole, "a.jpg").size == (16, 16)
+    assert pictures.upright(whole) != whole
+    endless = whole[:-2] + 2000 * whole[whole.rindex(b"\xff\xda") : -2] + whole[-2:]
+    with pytest.raises(DataError, match=r"a\.jpg: a JPEG of 2\d{3} scans, expected at most 100"):
+        images.decode(endless, "a.jpg")
+    assert pictures.upright(endless) is endless  # not decoded to be turned
 
 
 def test_resize_is_antialiased_bilinear():

@@ -111,7 +111,20 @@ def test_what_unpacks_to_more_than_plain_numbers_do_is_refused(tmp_path, monkeyp
     command = str(tmp_path / "a.mat"), str(tmp_path / "a.npz"), "a"
     assert foreign.main(*command) == 0
     assert json.loads(capsys.readouterr().out) == {"a": 0}
-    monkeypatch.setattr(foreign, "MOST", 1 << 20)
+    monkeypatch.setenv("SAAI_JAX_ROOM", str(1 << 20))
     assert foreign.main(*command) == foreign.REFUSED
     most = (1 << 20) + 20 * (tmp_path / "a.mat").stat().st_size
-    assert json.loads(capsys.readouterr().out) == f"damaged: holds more than {most} bytes"
+    assert json.loads(capsys.readouterr().out) == (
+        f"holds 8000000 bytes, expected at most {most}; SAAI_JAX_ROOM=8000000 lets it be read"
+    )
+
+
+def test_a_small_file_cannot_fill_the_memory(tmp_path, monkeypatch):
+    """225 MB of zeros in 220 kB: the process that reads them has less for everything."""
+    scipy.io.savemat(tmp_path / "a.mat", {"a": np.zeros((15_000, 15_000), np.uint8)}, do_compression=True)
+    monkeypatch.setenv("SAAI_JAX_ROOM", "0")
+    with pytest.raises(DataError, match=r"a\.mat: .*takes more memory than a file of its size may; SAAI_JAX_ROOM="):
+        matlab.read_mat(tmp_path / "a.mat", "a")
+    monkeypatch.setenv("SAAI_JAX_ROOM", "1 GB")
+    with pytest.raises(DataError, match=r"SAAI_JAX_ROOM='1 GB' in the environment, expected a number"):
+        matlab.read_mat(tmp_path / "a.mat", "a")

@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from input_pipeline import records
 from input_pipeline.images import Folder, decode, resize
 from input_pipeline.index import DataError, Index
+from saai_jax.files import locked
 from tests.input_pipeline.test_images import noise
 
 PATHS = ["b/1.jpg", "a/2.bmp", "a/1.png", "b/é 3.jpg", "a/4.jpg"]
@@ -82,6 +84,19 @@ def test_stale_packs_are_refused_and_replaced(tree, tmp_path):
 
 
 HEIGHT, WIDTH = 14, 7
+
+
+def test_nothing_is_left_in_tmpdir_or_by_one_that_was_killed(tree, tmp_path, monkeypatch):
+    """What another process is writing stays."""
+    for name in ("tmp", "packs/incomplete-dead/part", "packs/incomplete-alive"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    with locked(tmp_path / "packs/incomplete-alive"):
+        pack(tree, tmp_path)
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert {path.name for path in (tmp_path / "packs").iterdir()} == {records.VisibleInfrared.name, "incomplete-alive"}
+    store_resized(tree, tmp_path)
+    assert not list((tmp_path / "packs").glob("incomplete-*"))
 
 
 def store_resized(tree, tmp_path, height=HEIGHT):

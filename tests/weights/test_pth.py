@@ -126,6 +126,7 @@ def test_damaged_zip(tmp_path):
         (dict(byteorder=b"big"), "big-endian"),
         (dict(pickled=pickled + b"\0"), "more bytes follow"),
         (bomb, "declares more bytes"),
+        (dict(compression=zipfile.ZIP_DEFLATED), "a/data.pkl is compressed"),
     ]:
         write_zip(path, **{"pickled": pickled, **changed})
         with pytest.raises(WeightsError, match=message):
