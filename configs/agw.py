@@ -30,7 +30,8 @@ def released(c: ml_collections.ConfigDict) -> None:
 
     t = c.train
     t.epochs = 81
-    t.learning_rate, t.weight_decay = 0.1, 5e-4  # of neck and classifier, the others a tenth; SGD, momentum 0.9
+    t.learning_rate, t.weight_decay = 0.1, 5e-4  # SGD, momentum 0.9; the rate is that of neck and classifier
+    t.backbone_factor = 0.1  # what the others' rate is of it
     t.warmup, t.milestones, t.decay = 10, (20, 50), 0.1  # epochs, and the factor at each milestone
     c.inference = "cosine,aim,sim"
     if c.dataset == "sysu":

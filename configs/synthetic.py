@@ -56,6 +56,8 @@ def change(config) -> None:
         m.non_local = (0, 1, 1, 0)
     t.epochs, t.warmup, t.milestones = 24, 2, (15, 21)
     t.learning_rate = 2e-3
+    if "backbone_factor" in t:  # SGD
+        t.learning_rate, t.backbone_factor = 0.05, 1.0
     t.log_every, t.validate_every = 10, 1
     if "pad" in config.augment:
         config.augment.pad = 4

@@ -125,6 +125,7 @@ def build(
     views: int = 1,
     erasing: float = 0.0,
     weight_decay: float = 5e-4,
+    backbone_factor: float = 0.1,
     **network: Any,
 ) -> System:
     """AGW for so many identities and images of size (height, width) pixels; configs/agw.py says what the rest is.
@@ -190,7 +191,7 @@ def build(
         init,
         augmented,
         loss,
-        optimisers.sgd_l2(weight_decay, heads=("neck", "classifier"), factor=0.1),
+        optimisers.sgd_l2(weight_decay, heads=("neck", "classifier"), factor=backbone_factor),
         embed=embed,
         names=names_of(tuple(backbone.non_local), tuple(backbone.stages)),
         pooled=lambda variables, image, modality: output_of(variables, image, modality).feature,
