@@ -104,9 +104,12 @@ def in_threads(function: Callable[[int], object], number: int, threads: int, wha
         gather_errors(function, [i], found)
         return found
 
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         done = tqdm(pool.map(problems, range(number)), what, number, unit="image", disable=None)
         raise_all([line for lines in done for line in lines])
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C, what has not begun is not waited for
 
 
 def refuse_outside(path: str, source: str | os.PathLike) -> None:

@@ -24,6 +24,7 @@ LAYOUT = (
     "and idx/{train_vis,train_nir}.txt, idx/test_id.txt"
 )
 SPLITS = ("train", "test")
+FOLDERS = ("vis", "nir", "test_vis", "test_nir", "idx")
 
 TRIALS = 10
 _TRAIN_LISTS = {"vis": VISIBLE, "nir": INFRARED}

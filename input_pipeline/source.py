@@ -71,6 +71,8 @@ class Source:
     def read(self, split: str) -> Index:
         """A split as the reader names it; a synthetic set is drawn first."""
         self.draw()
+        if problem := doctor.misplaced(self.root, self.reader):
+            raise DataError(problem)
         return self.reader.read_index(self.root, split, **self.reading)
 
     def draw(self) -> None:
@@ -186,7 +188,13 @@ class Source:
         if protocol == "custom":
             return custom.settings(index, self.query_list, self.gallery_list, self.rule, dataset=self.dataset)
         if protocol == "sysu-official":
-            return sysu.settings(index, self.split_dir or os.path.join(self.root, "exp"), **how)
+            lists = self.split_dir or os.path.join(self.root, "exp")
+            if not os.path.isdir(lists):
+                raise DataError(
+                    f"{lists}: no such folder, expected test_id.txt and rand_perm_cam.mat: name theirs with "
+                    f"--config.data.split_dir=DIR, or rank by --config.eval.protocol=sysu-random. {sysu.APPLY}"
+                )
+            return sysu.settings(index, lists, **how)
         if protocol == "sysu-random":
             return sysu_random.settings(index, **how)
         if protocol == "regdb-ten-folds":
