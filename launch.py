@@ -71,8 +71,8 @@ MODES = {
     "extract": (ranking.extract, ()),
     "rank": (ranking.rank, FILES),
     "report": (reporting.report, FILES),
-    "embed": (folders.embed, ("pictures", "modality", "identities")),
-    "search": (folders.search, ("query", "gallery", "modality", "top")),
+    "embed": (folders.embed, ("pictures", "modality", "identities", "skip_unreadable")),
+    "search": (folders.search, ("query", "gallery", "modality", "top", "skip_unreadable")),
     "ablate": (studies.ablate, ("features", "accept_changes")),
     "prepare": (training.prepare, ()),
     "doctor": (training.doctor, ()),
@@ -89,6 +89,7 @@ flags.DEFINE_string("query", None, "--mode=search: the folder of the query pictu
 flags.DEFINE_string("pictures", None, "--mode=embed: the folder of the pictures.")
 flags.DEFINE_enum("modality", "infrared", ["infrared", "visible"], "embed: of the pictures; search: of the queries.")
 flags.DEFINE_bool("identities", False, "--mode=embed: folders directly below --pictures are named by identity.")
+flags.DEFINE_bool("skip_unreadable", False, "embed, search: leave out pictures that cannot be read.")
 flags.DEFINE_integer("top", 10, "--mode=search: how many images are listed for a query.", lower_bound=1)
 flags.DEFINE_string("columns", "", "rank, report: their names of our fields, embedding=feat,identity=label,...")
 flags.DEFINE_list("infrared_cameras", [], "rank, report: cameras of infrared images, where no modality is stored.")

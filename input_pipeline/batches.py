@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Protocol, TypedDict
 
@@ -67,12 +68,19 @@ def _read(source: Decoded, batch: int, threads: int, workers: int, drop_remainde
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
     data = data.to_iter_dataset(options)
     if workers:
-        data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        data = data.mp_prefetch(options, _leave_interrupts)
     batches = iter(data)
     try:
         yield from batches
     finally:
         batches.close()  # or worker processes leave their shared memory behind
+
+
+def _leave_interrupts(worker: int, workers: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the one that waits for the batches decides what it means."""
+    del worker, workers  # as grain gives them
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def train_batches(

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from input_pipeline import llcm, regdb, sysu
-from input_pipeline.images import FORMATS, SUFFIXES, Folder, decode, gather_errors, shorten
+from input_pipeline.images import FORMATS, SUFFIXES, Folder, decode, gather_errors, left_behind, shorten
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index
 from input_pipeline.lists import NUMBER
 
@@ -119,7 +119,8 @@ def _unlisted(root: Path, dataset: str, indices: dict[str, Index]) -> Index:
     """The images that are there and in no split."""
     listed = {path for index in indices.values() for path in index.path.tolist()}
     files = {file for pattern in PICTURES[dataset] for file in root.glob(pattern)}
-    found = (file.relative_to(root).as_posix() for file in files if file.suffix.lower() in SUFFIXES and file.is_file())
+    pictures = (file for file in files if file.suffix.lower() in SUFFIXES and not left_behind(file.name))
+    found = (file.relative_to(root).as_posix() for file in pictures if file.is_file())
     paths = sorted(path for path in found if path not in listed)
     folders = [PurePath(path).parent.name for path in paths]
     identity = [int(name) if NUMBER.fullmatch(name) else -1 for name in folders]

@@ -66,7 +66,15 @@ def read_npz(file: str | os.PathLike, names: Collection[str]) -> dict[str, np.nd
             raise FeaturesError(f"{file}: {other[0]} is packed as numpy packs no array")
         if sum(member.file_size for member in members) > DEFLATE * os.path.getsize(file):
             raise FeaturesError(f"{file}: claims to hold more than the file can")
-        arrays = {name: archive[name] for name in names if name in archive}
+        arrays = {}
+        for name in filter(archive.__contains__, names):
+            try:
+                arrays[name] = archive[name]
+            except ValueError as error:
+                if "Object arrays" not in str(error):
+                    raise
+                how = f"np.array({name}, str)" if name.endswith(("path", "paths")) else f"np.array({name}.tolist())"
+                raise FeaturesError(f"{file}: {name} is an array of Python objects; save {name}={how}") from error
     if odd := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:  # bytes of something else
         raise FeaturesError(f"{file}: {odd[0]} is damaged, or no array")
     return arrays
