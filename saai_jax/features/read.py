@@ -92,7 +92,7 @@ def read(
     arrays = {field: np.asarray(found[name]) for field, name in names.items() if name in found}
     missing = {field: name for field, name in names.items() if field not in arrays}
     needed = {"embedding", "identity", "camera", *columns} | (set() if infrared_cameras else {"modality"})
-    if absent := [repr(name) + f" (for {field})" * (name != field) for field, name in missing.items() if field in needed]:
+    if absent := [f"{name!r} (for {field})" for field, name in missing.items() if field in needed]:
         asked = "modality" in missing and "modality" not in columns and not infrared_cameras
         hint = "" if not asked else "; without it, name the infrared cameras, as --infrared_cameras=3,6"
         raise FeaturesError(f"{file}: has no {', '.join(absent)}{hint}{_fitting(file)}")

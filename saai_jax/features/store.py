@@ -73,8 +73,8 @@ def read_npz(file: str | os.PathLike, names: Collection[str]) -> dict[str, np.nd
             except ValueError as error:
                 if "Object arrays" not in str(error):
                     raise
-                how = f"np.array({name}, str)" if name.endswith(("path", "paths")) else f"np.array({name}.tolist())"
-                raise FeaturesError(f"{file}: {name} is an array of Python objects; save {name}={how}") from error
+                how = f"save np.array({name}, str), or of numbers np.array({name}.tolist())"
+                raise ValueError(f"{name} is an array of Python objects; {how}") from error
     if odd := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:  # bytes of something else
         raise FeaturesError(f"{file}: {odd[0]} is damaged, or no array")
     return arrays
