@@ -169,13 +169,23 @@ def _brief(series: Sequence[str]) -> dict[str, str]:
 
 
 def table(points: Sequence[Point], title: str) -> str:
-    """The study in Markdown: a row a label, two columns a series, 'mean ± deviation' in percent."""
+    """The study in Markdown: a row a label, two columns a series, 'mean ± deviation' in percent.
+
+    Series beyond 100 columns follow in further tables.
+    """
     names, labels = _brief([p.series for p in points]), list(dict.fromkeys(p.label for p in points))
     cells = {(p.label, p.series, key): _cell(p.mean[key], p.std[key]) for p in points for key in METRICS}
-    columns = [(series, key) for series in names for key in METRICS]
-    lines = [[title, *(f"{names[series]}: {METRICS[key]}" for series, key in columns)]]
-    lines += [[str(label), *(cells.get((label, *column), "") for column in columns)] for label in labels]
-    return results.aligned(lines, 1, markdown=True)
+    tables: list[str] = []
+    for number in range(len(names), 0, -1):
+        tables = []
+        for start in range(0, len(names), number):
+            columns = [(series, key) for series in list(names)[start : start + number] for key in METRICS]
+            lines = [[title, *(f"{names[series]}: {METRICS[key]}" for series, key in columns)]]
+            lines += [[str(label), *(cells.get((label, *column), "") for column in columns)] for label in labels]
+            tables.append(results.aligned(lines, 1, markdown=True))
+        if max(len(text.split("\n", 1)[0]) for text in tables) <= 100:
+            break
+    return "\n\n".join(tables)
 
 
 def _cell(mean: float, std: float) -> str:
