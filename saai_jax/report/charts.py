@@ -149,7 +149,7 @@ def plain(text: str) -> str:
     """
     known = _characters()
     text = text.encode(errors="replace").decode()
-    text = "".join(c if ord(c) in known else c.encode("ascii", "backslashreplace").decode() for c in text)
+    text = "".join(c if ord(c) in known else c.encode("unicode_escape").decode() for c in text)
     text = text.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
