@@ -259,9 +259,10 @@ def parse(argv: list[str]) -> list[str]:
         return FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, OSError) as error:
         # ml_collections puts the whole traceback of a config file's error into the message; a KeyError quotes its own,
-        # and its suggestion is the last line.
+        # whose last line is a suggestion.
         message = str(error.args[0] if isinstance(error, KeyError) else error).strip()
-        message = message.splitlines()[-1] if "Traceback" in message else message.rpartition("\\n")[2].strip("'")
+        message = message.splitlines()[-1] if "Traceback" in message else message
+        message = message.rpartition("\\n")[2].strip("'") if "\\n" in message else message
         sys.exit(f"launch.py: {advised(message)}")
 
 

@@ -57,7 +57,8 @@ def decode(data: bytes, name: str) -> Image.Image:
     except DataError:
         raise
     except Exception as error:  # on bad bytes Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
-        raise DataError(f"{name}: not a readable image, {len(data)} bytes: {error}") from error
+        what = str(error).partition(" <_io")[0]  # Pillow names the object that it read
+        raise DataError(f"{name}: not a readable image, {len(data)} bytes: {what}") from error
 
 
 def resize(image: Image.Image, height: int, width: int) -> np.ndarray:

@@ -13,7 +13,15 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from absl import logging
 
-from input_pipeline.images import count_problems, gather_errors, known_split, left_behind, list_images, raise_all, shorten
+from input_pipeline.images import (
+    count_problems,
+    gather_errors,
+    known_split,
+    left_behind,
+    list_images,
+    raise_all,
+    shorten,
+)
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
 from input_pipeline.lists import read_ids, read_list, refuse_mixed_labels, refuse_repeated
 from input_pipeline.protocols import draw, nothing_skipped, rows_by_modality, same_camera_skipped

@@ -31,10 +31,10 @@ def read_folder(root: str | os.PathLike, modality: str, *, identities: bool = Fa
     """Every .jpg, .jpeg, .png and .bmp below a folder, by path; modality: visible or infrared, of all of them.
 
     Identities are UNKNOWN or, if asked for, the numbers that name the folders directly below root; the camera is 1
-    for visible and 2 for infrared pictures. What systems leave behind is left out (`images.left_behind`), other files with a warning
-    that names them. Nothing is decoded. ValueError: another modality. DataError: no such folder, none of its files is a
-    picture, a pipe or device, a name that is no UTF-8, a picture outside of a folder that is a number if identities
-    are asked for. Links to files are followed, those to folders are not.
+    for visible and 2 for infrared pictures. What systems leave behind is left out (`images.left_behind`), other files
+    with a warning that names them. Nothing is decoded. ValueError: another modality. DataError: no such folder, none of
+    its files is a picture, a pipe or device, a name that is no UTF-8, a picture outside of a folder that is a number if
+    identities are asked for. Links to files are followed, those to folders are not.
     """
     if modality not in MODALITIES:
         raise ValueError(f"modality is {modality!r}, expected {' or '.join(MODALITIES)}")

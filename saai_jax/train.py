@@ -130,8 +130,8 @@ def fit(
     every `every.save`-th, and whenever it was scored, the state is saved; at the last step both are done.
 
     Raises NotFinite for a step whose loss or gradient is not finite, before anything of it is saved; skip_not_finite
-    leaves such steps out instead, unless all of an epoch are. Raises Stopped when `stop` of a step gives a signal, after
-    saving it.
+    leaves such steps out instead, unless all of an epoch are. Raises Stopped when `stop` of a step gives a signal,
+    after saving it.
     """
     steps, start = len(epoch), int(state.step)
     key = jax.jit(jax.random.key, out_shardings=NamedSharding(mesh, jax.P()))(seed)

@@ -25,7 +25,18 @@ KNOWN_AS = {
     "identity": ("identity", "identities", "pid", "pids", "label", "labels", "id", "ids"),
     "camera": ("camera", "cameras", "cam", "cams", "camid", "camids"),
     "modality": ("modality", "modalities", "modal", "modals"),
-    "path": ("path", "paths", "imgpath", "imgpaths", "imagepath", "imagepaths", "filename", "filenames", "file", "files"),
+    "path": (
+        "path",
+        "paths",
+        "imgpath",
+        "imgpaths",
+        "imagepath",
+        "imagepaths",
+        "filename",
+        "filenames",
+        "file",
+        "files",
+    ),
 }
 LONGEST = 4096  # characters of a cell; all are stored as wide as the longest
 

@@ -177,7 +177,9 @@ def test_table():
         "all, infrared to visible, single shot, 1 trial of 3803 queries in 301 images",
         "  cosine                                    100.00    90.00    95.00  60.00  40.00",
     ]
-    names = dict(protocol="sysu-official-indoor", direction="infrared-to-visible", parameters=long | lines[0]["parameters"])
+    names = dict(
+        protocol="sysu-official-indoor", direction="infrared-to-visible", parameters=long | lines[0]["parameters"]
+    )
     assert max(map(len, results.table([row(**names)]).splitlines())) <= 100
 
 
