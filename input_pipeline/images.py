@@ -93,7 +93,10 @@ class Folder:
 
 
 def refuse_unreadable(images: Folder, split: str, threads: int, found: dict[int, str] | None = None) -> None:
-    """Decodes every picture of a split once. DataError with a line for each that cannot be; found: as in `in_threads`."""
+    """Decodes every picture of a split once. DataError with a line for each that cannot be decoded.
+
+    found: as in `in_threads`.
+    """
 
     def read(i: int) -> None:
         decode(images[i], os.path.join(images.root, images.paths[i]))

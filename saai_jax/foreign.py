@@ -95,7 +95,7 @@ def read_here(file: str | os.PathLike, names: Collection[str]) -> dict[str, Any]
     try:
         if file.suffix.lower() == ".mat" and not h5py.is_hdf5(file):
             if not names:
-                return {name: np.zeros(0) for name, *_ in scipy.io.whosmat(file, appendmat=False)}
+                return {str(name): np.zeros(0) for name, *_ in scipy.io.whosmat(file, appendmat=False)}
             with warnings.catch_warnings():
                 warnings.simplefilter("error", np.exceptions.ComplexWarning)  # scipy would drop imaginary parts
                 # mat_dtype: MATLAB stores doubles that are whole as small integers
@@ -103,7 +103,7 @@ def read_here(file: str | os.PathLike, names: Collection[str]) -> dict[str, Any]
             return {name: _of_matlab(name, found[name]) for name in names if name in found}
         with h5py.File(file, "r") as stream:  # MATLAB 7.3 is such a file too
             if not names:
-                return {name: np.zeros(0) for name in stream}
+                return {str(name): np.zeros(0) for name in stream}
             return {name: _plain(name, _of_h5(file, name, stream)) for name in names if name in stream}
     except ForeignError:
         raise

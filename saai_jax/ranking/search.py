@@ -51,7 +51,7 @@ def write_csv(file: str | os.PathLike, nearest: Nearest, query: Sequence[str], g
         lines.writerow(HEADER)
         for path, rows, values in zip(query, index, distance, strict=True):
             for rank, (row, value) in enumerate(zip(rows, values, strict=True), 1):
-                lines.writerow((_cell(path), rank, _cell(gallery[row]), f"{value:.6f}"))
+                lines.writerow((_cell(path), rank, _cell(str(gallery[row])), f"{value:.6f}"))
 
 
 def _cell(path: str) -> str:
