@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Protocol, TypedDict
 
 import grain
@@ -62,7 +63,7 @@ def decoded(images: Images, index: Index, rows: np.ndarray, height: int, width: 
     return np.stack([records[i]["image"] for i in range(len(records))]).reshape(*rows.shape, height, width, 3)
 
 
-def _read(source: Decoded, batch: int, threads: int, workers: int, drop_remainder: bool) -> Iterator[Batch]:
+def _read(source: Decoded, batch: int, threads: int, workers: int, drop_remainder: bool) -> Generator[Batch]:
     """Whole batches are made before work is divided, so workers never mix the rows of two batches."""
     data = grain.MapDataset.source(source).batch(batch, drop_remainder=drop_remainder)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
@@ -71,14 +72,21 @@ def _read(source: Decoded, batch: int, threads: int, workers: int, drop_remainde
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         data = data.mp_prefetch(options, _leave_interrupts)
     batches = iter(data)
+    # Ctrl-C reaches every process of a terminal; workers that are starting inherit the mask.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
+        try:
+            first = list(itertools.islice(batches, 1))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        yield from first
         yield from batches
     finally:
         batches.close()  # or worker processes leave their shared memory behind
 
 
 def _leave_interrupts(worker: int, workers: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the one that waits for the batches decides what it means."""
+    """A worker leaves Ctrl-C to the process that it reads for."""
     del worker, workers  # as grain gives them
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -94,7 +102,7 @@ def train_batches(
     workers: int = 0,
     host: int = 0,
     hosts: int = 1,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """The batches of a plan's rows i32[steps b]; a run resumed at step s passes rows[s:].
 
     Host h of n reads columns h b/n .. (h+1) b/n of each batch. Raises ValueError if hosts does not divide b.
@@ -116,7 +124,7 @@ def eval_batches(
     threads: int = 8,
     workers: int = 0,
     rows: slice = slice(None),
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Every image, or those of some rows, once, in index order; the last batch may be smaller."""
     source = Decoded(images, index, np.arange(len(index))[rows], height, width)
     return _read(source, batch, threads, workers, False)

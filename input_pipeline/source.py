@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 from absl import logging
@@ -142,12 +142,12 @@ class Source:
         """Each fold of RegDB is a pack of its own."""
         return f"{self.dataset}-{self.fold}" if self.dataset == "regdb" else self.dataset
 
-    def train_batches(self, index: Index, rows: np.ndarray, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
+    def train_batches(self, index: Index, rows: np.ndarray, host: int = 0, hosts: int = 1) -> Generator[Batch]:
         """The batches of a plan's rows i32[steps b], or one host's part of each."""
         size = {"height": self.height, "width": self.width, "threads": self.threads, "workers": self.workers}
         return train_batches(self.images(index, "train"), index, rows, host=host, hosts=hosts, **size)
 
-    def eval_batches(self, index: Index, split: str, batch: int, rows: slice = slice(None)) -> Iterator[Batch]:
+    def eval_batches(self, index: Index, split: str, batch: int, rows: slice = slice(None)) -> Generator[Batch]:
         """Every picture of a split, or of some rows of it, once, in order."""
         size = {"height": self.height, "width": self.width, "threads": self.threads, "workers": self.workers}
         return eval_batches(self.images(index, split), index, batch=batch, rows=rows, **size)

@@ -139,10 +139,16 @@ def train_in(config: ConfigDict, workdir: str, accept_changes: bool = False) -> 
 
     metrics = os.path.join(workdir, "metrics.jsonl") if parallel.primary() else os.devnull
     hosts = {"host": jax.process_index(), "hosts": jax.process_count()}
-    with MetricsLog(metrics, start) as log, parallel.termination() as stop, save_nonfinite(workdir, plan, index):
+    batches = source.train_batches(index, plan.rows[start:], **hosts)
+    with (
+        MetricsLog(metrics, start) as log,
+        parallel.termination() as stop,
+        save_nonfinite(workdir, plan, index),
+        contextlib.closing(batches),  # or workers leave their shared memory behind when the run is stopped
+    ):
         state = loop.fit(
             state,
-            source.train_batches(index, plan.rows[start:], **hosts),
+            batches,
             plan.epoch,
             loop.learning_rate(
                 plan.epoch, base=t.learning_rate, warmup=t.warmup, milestones=t.milestones, decay=t.decay
