@@ -15,6 +15,7 @@ import scipy.io
 
 from launch import MODES
 from saai_jax import features
+from saai_jax.log import read_metrics
 from saai_jax.ranking import results
 from tests.golden_files import load
 from tests.launching import FORKS, ROOT, TINY, launch
@@ -51,6 +52,10 @@ def test_the_default_job_leaves_everything_it_promises(run):
     assert "sysu-official-indoor" in printed
     assert "nearest pixels" in printed
     assert "14 steps, 7 to 7 an epoch" in printed
+    entries = read_metrics(work / "metrics.jsonl")
+    assert [entry["epoch"] for entry in entries if entry["kind"] == "validation"] == [1, 2]  # as the log counts them
+    assert "epoch 1: loss" in printed
+    assert "epoch 2: loss" in printed
 
 
 def test_a_rerun_of_a_finished_run_evaluates_again_and_gives_the_same(run):
