@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -168,10 +169,10 @@ def _brief(series: Sequence[str]) -> dict[str, str]:
     return {name: " ".join(word for word in name.split() if word not in shared) for name in names}
 
 
-def table(points: Sequence[Point], title: str) -> str:
+def table(points: Sequence[Point], title: str, width: float = math.inf) -> str:
     """The study in Markdown: a row a label, two columns a series, 'mean ± deviation' in percent.
 
-    Series beyond 100 columns follow in further tables.
+    Series beyond `width` characters follow in further tables.
     """
     names, labels = _brief([p.series for p in points]), list(dict.fromkeys(p.label for p in points))
     cells = {(p.label, p.series, key): _cell(p.mean[key], p.std[key]) for p in points for key in METRICS}
@@ -183,7 +184,7 @@ def table(points: Sequence[Point], title: str) -> str:
             lines = [[title, *(f"{names[series]}: {METRICS[key]}" for series, key in columns)]]
             lines += [[str(label), *(cells.get((label, *column), "") for column in columns)] for label in labels]
             tables.append(results.aligned(lines, 1, markdown=True))
-        if max(len(text.split("\n", 1)[0]) for text in tables) <= 100:
+        if max(len(text.split("\n", 1)[0]) for text in tables) <= width:
             break
     return "\n\n".join(tables)
 
@@ -222,7 +223,7 @@ def chart(points: Sequence[Point], axis: str) -> Figure:
 
 
 def write(folder: str | os.PathLike, name: str, points: Sequence[Point], title: str) -> str:
-    """Writes <name>.md, .json, .png and .svg of a study into the folder; gives the table."""
+    """Writes <name>.md, .json, .png and .svg of a study into the folder; gives the table, for a screen."""
     text = table(points, title)
     figure = chart(points, title)
     file = functools.partial(os.path.join, os.fspath(folder))
@@ -233,4 +234,4 @@ def write(folder: str | os.PathLike, name: str, points: Sequence[Point], title: 
             temporary.write_text(content + "\n", encoding="utf-8")
     for ending in ("png", "svg"):
         figure.savefig(file(f"{name}.{ending}"), dpi=120)
-    return text
+    return table(points, title, 100)
