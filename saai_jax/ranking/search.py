@@ -37,6 +37,7 @@ def search(query: Float[np.ndarray, "q d"], gallery: Float[np.ndarray, "g d"], d
 def write_csv(file: str | os.PathLike, nearest: Nearest, query: Sequence[str], gallery: Sequence[str]) -> None:
     """Writes a line for every place of every list: query path, rank from 1, gallery path, distance; smaller is closer.
 
+    A path that a spreadsheet would take for a formula gets ./ in front, and is the same path.
     query, gallery: the paths of the rows that were searched. Whole or not at all. Raises ValueError if they do not
     fit the results.
     """
@@ -50,4 +51,8 @@ def write_csv(file: str | os.PathLike, nearest: Nearest, query: Sequence[str], g
         lines.writerow(HEADER)
         for path, rows, values in zip(query, index, distance, strict=True):
             for rank, (row, value) in enumerate(zip(rows, values, strict=True), 1):
-                lines.writerow((path, rank, gallery[row], f"{value:.6f}"))
+                lines.writerow((_cell(path), rank, _cell(str(gallery[row])), f"{value:.6f}"))
+
+
+def _cell(path: str) -> str:
+    return f"./{path}" if path.startswith(("=", "+", "-", "@", "\t", "\r")) else path
