@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from saai_jax.affinity.checks import checked_pair, largest_entry, row_scale
+
 Precision = Literal["highest", "fast"]
 
 
@@ -17,8 +19,9 @@ def unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
-def unit_rows(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+def unit_rows(rows: Float[Array, "n d"]) -> Float[np.ndarray, "n d"]:
     """unit on the host, where a row's result does not depend on how many rows there are."""
+    rows = np.asarray(rows)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
@@ -39,13 +42,29 @@ def similarity(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "
 
 
 @jax.jit
-def cosine(query: Float[Array, "q d"], gallery: Float[Array, "g d"]) -> Float[Array, "q g"]:
-    """1 - cosine similarity, in [0, 2]; features of any scale (Eq. 8)."""
+def _cosine(query, gallery):
     return 1 - similarity(query, gallery)
 
 
+def cosine(query: Float[Array, "q d"], gallery: Float[Array, "g d"]) -> Float[Array, "q g"]:
+    """1 - cosine similarity, in [0, 2]; features of any scale (Eq. 8). Raises ValueError as `checks.checked`."""
+    return _cosine(*checked_pair(query, gallery))
+
+
 @jax.jit
+def distance_between(query: Float[Array, "q d"], gallery: Float[Array, "g d"]) -> Float[Array, "q g"]:
+    """`euclidean` of rows that are checked."""
+    a, b = row_scale(largest_entry(query)), row_scale(largest_entry(gallery))
+    # All of it in units of the larger row of a pair; of rows of ordinary size these are 1 and change no bit.
+    largest = jnp.maximum(a, b.T)
+    query, gallery, a, b = query / a, gallery / b, a / largest, b.T / largest
+    squared = jnp.square(query).sum(1)[:, None] * a * a + jnp.square(gallery).sum(1)[None] * b * b
+    return largest * jnp.sqrt(jnp.maximum(squared - 2 * dot(query, gallery) * a * b, 0))
+
+
 def euclidean(query: Float[Array, "q d"], gallery: Float[Array, "g d"]) -> Float[Array, "q g"]:
-    """Euclidean distance of the rows as they are, not normalised."""
-    squared = jnp.square(query).sum(1)[:, None] + jnp.square(gallery).sum(1)[None] - 2 * dot(query, gallery)
-    return jnp.sqrt(jnp.maximum(squared, 0))
+    """Euclidean distance of the rows as they are, of any scale, not normalised; infinite beyond float32's 3e38.
+
+    Raises ValueError as `checks.checked`.
+    """
+    return distance_between(*checked_pair(query, gallery, scaled=False))

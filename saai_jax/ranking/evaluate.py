@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int, UInt8
@@ -82,7 +81,7 @@ def score_trials(
     work (`affinity.aim_trials`).
     Raises ValueError for a trial without any true match and for a distance that is not finite.
     """
-    pairs = ((jnp.asarray(embedding[query]), jnp.asarray(embedding[gallery])) for query, gallery in trials)
+    pairs = ((embedding[query], embedding[gallery]) for query, gallery in trials)
     matrices = together(embedding, trials) if together else (distance(*pair) for pair in pairs)
     scores = []
     for (query, gallery), matrix in zip(trials, matrices, strict=True):
