@@ -125,7 +125,7 @@ def sim(
     expand: the star of R*: joined by the reciprocal sets at round(kg / 2) of its members that lie two thirds in it.
     normalise: features to length 1, which puts d_S in [0, 2 + 2 scale] beside d_M in [0, 1].
     Of equal distances the earlier gallery image is the nearer. All gallery images take part: a protocol's filter, such
-    as the same-camera rule, is applied to the ranking. A query's distances do not depend on other queries.
+    as the same-camera rule, is applied to the ranking. Other queries change a query's distances by rounding alone.
 
     Numbers above the gallery's size (less one without own) are lowered to it, with a warning. Raises ValueError for
     those in use that are no positive integers, paths above neighbours, scale or alpha outside [0, 1], unknown edges,
