@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from saai_jax.affinity.checks import checked_pair, choice, neighbour_counts
+from saai_jax.affinity.checks import Rows, checked_pair, choice, neighbour_counts
 from saai_jax.affinity.cosine import dot, similarity, unit
 from saai_jax.affinity.gallery import Gallery
 from saai_jax.affinity.topk import top_k
@@ -47,8 +47,8 @@ def _dense(query, gallery, *, k1: int, k2: int, variant: str, remove: bool, expa
 
 
 def aim(
-    query: Float[Array, "q d"],
-    gallery: Float[Array, "g d"],
+    query: Float[Rows, "q d"],
+    gallery: Float[Rows, "g d"],
     *,
     k1: int,
     k2: int,

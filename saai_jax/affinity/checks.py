@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numbers
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
+
+Rows = Array | np.ndarray  # features as a caller has them
 
 
 def neighbour_counts(size: int, *, of: str = "the gallery's {} images", **counts: int) -> dict[str, int]:
@@ -54,7 +57,7 @@ def row_scale(largest):
     return xp.where((largest > 0) & ((largest < 1e-9) | (largest > 1e9)), xp.minimum(largest, 1e37), 1)[:, None]
 
 
-def checked(embedding, name: str, length: int | None = None, *, scaled: bool = True) -> Float[Array, "n d"]:
+def checked(embedding, name: str, length: int | None = None, *, scaled: bool = True) -> Any:
     """f32[n d] of lists or arrays of real numbers of any type and byte order: every distance begins here.
 
     scaled: rows of extreme size are brought to a largest entry of 1, for distances that normalise; all others keep
@@ -85,7 +88,7 @@ def checked(embedding, name: str, length: int | None = None, *, scaled: bool = T
     return rows.astype(np.float32, copy=False)
 
 
-def checked_pair(query, gallery, *, scaled: bool = True) -> tuple[Float[Array, "q d"], Float[Array, "g d"]]:
-    """Query and gallery, `checked`, of one length."""
+def checked_pair(query, gallery, *, scaled: bool = True) -> tuple[Any, Any]:
+    """Query f32[q d] and gallery f32[g d], `checked`, of one length."""
     query = checked(query, "query", scaled=scaled)
     return query, checked(gallery, "gallery", query.shape[1], scaled=scaled)

@@ -6,17 +6,17 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from saai_jax.affinity.aim import keep_largest
-from saai_jax.affinity.checks import checked_pair, choice, neighbour_counts
+from saai_jax.affinity.checks import Rows, checked_pair, choice, neighbour_counts
 from saai_jax.affinity.cosine import similarity, unit
 from saai_jax.affinity.topk import top_k
 
 
 def contributions(
-    query: Float[Array, "q d"],
-    gallery: Float[Array, "g d"],
+    query: Float[Rows, "q d"],
+    gallery: Float[Rows, "g d"],
     result: Int[np.ndarray, "q r"],
     *,
     k1: int,

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.sparse import csr_array
 
-from saai_jax.affinity.checks import checked_pair, choice, fractions, neighbour_counts
+from saai_jax.affinity.checks import Rows, checked_pair, choice, fractions, neighbour_counts
 from saai_jax.affinity.cosine import dot, unit
 from saai_jax.affinity.topk import top_k
 
@@ -74,8 +74,8 @@ def _jaccard(queries: csr_array, gallery: csr_array) -> Float[np.ndarray, "q g"]
 
 
 def k_reciprocal(
-    query: Float[Array, "q d"],
-    gallery: Float[Array, "g d"],
+    query: Float[Rows, "q d"],
+    gallery: Float[Rows, "g d"],
     *,
     k1: int = 20,
     k2: int = 6,

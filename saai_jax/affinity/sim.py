@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from saai_jax.affinity.checks import checked_pair, choice, fractions, neighbour_counts
+from saai_jax.affinity.checks import Rows, checked_pair, choice, fractions, neighbour_counts
 from saai_jax.affinity.cosine import distance_between, unit
 from saai_jax.affinity.topk import top_k
 
@@ -93,8 +93,8 @@ def _sim(query_gallery, among, *, graph, mutual, scale, paths, neighbours, kq, k
 
 
 def sim(
-    query: Float[Array, "q d"],
-    gallery: Float[Array, "g d"],
+    query: Float[Rows, "q d"],
+    gallery: Float[Rows, "g d"],
     *,
     graph: bool = True,
     mutual: bool = True,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from saai_jax.affinity.aim import aim, aim_distance
-from saai_jax.affinity.checks import checked_pair, choice, neighbour_counts
+from saai_jax.affinity.checks import Rows, checked_pair, choice, neighbour_counts
 from saai_jax.affinity.cosine import dot
 
 
@@ -45,8 +45,8 @@ def _soft(query, gallery, temperature, *, k1: int, k2: int, variant: str):
 
 
 def soft_aim(
-    query: Float[Array, "q d"],
-    gallery: Float[Array, "g d"],
+    query: Float[Rows, "q d"],
+    gallery: Float[Rows, "g d"],
     *,
     k1: int,
     k2: int,

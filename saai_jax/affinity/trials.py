@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from saai_jax.affinity.aim import aim
-from saai_jax.affinity.checks import checked
+from saai_jax.affinity.checks import Rows, checked
 from saai_jax.affinity.cosine import cosine, similarity
 from saai_jax.affinity.gallery import Gallery
 
@@ -18,7 +18,7 @@ Trials = Sequence[tuple[np.ndarray, np.ndarray]]  # query rows i[q] and gallery 
 SHARED_BYTES = 1 << 31  # of similarities that are kept while the trials last
 
 
-def shared(embedding: Float[Array, "n d"], trials: Trials):
+def shared(embedding: Float[Rows, "n d"], trials: Trials):
     """All queries and all gallery rows of the trials, and their similarities f[q g]; None if that is no saving."""
     queries, images = (np.unique(np.concatenate([trial[i] for trial in trials])) for i in (0, 1))
     apart = sum(len(query) * len(gallery) for query, gallery in trials)
@@ -32,7 +32,7 @@ def _picked(affinity, rows, columns):
     return affinity[rows][:, columns]
 
 
-def cosine_trials(embedding: Float[Array, "n d"], trials: Trials) -> Iterator[Any]:
+def cosine_trials(embedding: Float[Rows, "n d"], trials: Trials) -> Iterator[Any]:
     """cosine(embedding[query], embedding[gallery]) of every trial (query rows, gallery rows).
 
     Raises ValueError as `checks.checked` when the first is asked for.
@@ -47,7 +47,7 @@ def cosine_trials(embedding: Float[Array, "n d"], trials: Trials) -> Iterator[An
             yield 1 - _picked(affinity, np.searchsorted(queries, query), np.searchsorted(images, gallery))
 
 
-def aim_trials(embedding: Float[Array, "n d"], trials: Trials, *, k1: int, k2: int, **how: Any) -> Iterator[Any]:
+def aim_trials(embedding: Float[Rows, "n d"], trials: Trials, *, k1: int, k2: int, **how: Any) -> Iterator[Any]:
     """aim(embedding[query], embedding[gallery], k1=, k2=, variant=, remove=, expand=) of every trial.
 
     Raises ValueError as `cosine_trials` and `aim`.

@@ -12,11 +12,12 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int, UInt8
 
 from saai_jax import parallel
+from saai_jax.affinity.checks import Rows
 from saai_jax.augment import LUMINANCE, normalise
 from saai_jax.metrics import cmc, rank_metrics
 
 CURVE = 100  # places of a CMC that are kept
-Distance = Callable[[Float[Array, "q d"], Float[Array, "g d"]], Float[Array, "q g"]]
+Distance = Callable[[Float[Rows, "q d"], Float[Rows, "g d"]], Float[Array, "q g"]]
 # An embedding and trials (query rows, gallery rows) of it to the distances f[q g] of each.
 TrialDistances = Callable[[Any, Sequence[tuple[np.ndarray, np.ndarray]]], Iterable[Any]]
 
