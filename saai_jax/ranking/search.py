@@ -6,11 +6,10 @@ import csv
 import os
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from saai_jax.affinity.checks import finite, neighbour_counts
+from saai_jax.affinity.checks import checked, neighbour_counts
 from saai_jax.affinity.nearest import Nearest
 from saai_jax.files import atomic_write
 from saai_jax.ranking.evaluate import Distance
@@ -22,14 +21,13 @@ def search(query: Float[np.ndarray, "q d"], gallery: Float[np.ndarray, "g d"], d
     """The `top` gallery rows nearest to every query by any distance of `saai_jax.affinity`; the earlier one of equals.
 
     Distances of all pairs are held at once: for galleries beyond that, AIM has `affinity.Gallery.search`, which gives
-    the same. Raises ValueError for an empty gallery, features that are not finite or of two lengths, top that is not
-    a positive integer, and distances that are not finite; warns if top exceeds the gallery.
+    the same. Raises ValueError for an empty gallery, features that the distance refuses, top that is not a positive
+    integer, and distances that are not finite; warns if top exceeds the gallery.
     """
-    query, gallery = finite(query, "query"), finite(gallery, "gallery", np.shape(query)[1])
     top = neighbour_counts(len(gallery), top=top)["top"]
     if not len(query):
         return Nearest(np.zeros((0, top), np.int32), np.zeros((0, top), np.float32))
-    matrix = finite(distance(jnp.asarray(query), jnp.asarray(gallery)), "distance", len(gallery))
+    matrix = np.asarray(checked(distance(query, gallery), "distance", len(gallery), scaled=False))
     order = np.argsort(matrix, axis=1, kind="stable")[:, :top]
     return Nearest(order.astype(np.int32), np.take_along_axis(matrix, order, 1))
 
