@@ -1,17 +1,43 @@
-"""Train, evaluate, rank, search or report: python launch.py [--config=FILE[:words]] [--mode=MODE] ..."""
+"""Train, evaluate, rank, search or report: python launch.py [--config=FILE[:words]] [--mode=MODE] ...
+
+Modes:
+train: trains, or goes on where a run stopped, and evaluates; the default.
+evaluate: ranks the test images with the run's weights; a table and pictures.
+extract: writes the features of the test images.
+rank: ranks a features file of any program.
+report: writes one page about the run or a features file.
+embed: writes the features of a folder of your own pictures.
+search: ranks one folder of your own pictures against another.
+ablate: trains and ranks the studies of configs/ablation.py.
+prepare: packs a data set's images, so that they are read faster.
+doctor: lists what is wrong with a data set on disk.
+compare: tests whether two results.json differ by chance.
+
+Examples:
+python launch.py
+python launch.py --config=configs/sysu.py:multishot --config.data.root=DIR --mode=doctor
+python launch.py --config=configs/custom.py --mode=rank --features=query.npz --gallery=gallery.npz
+"""
 
 from __future__ import annotations
 
 import contextlib
+import difflib
+import glob
 import multiprocessing
 import os
+import re
+import signal
 import sys
+import threading
 import time
 
 import jax
 from absl import app, flags, logging
+from flax import traverse_util
 from ml_collections import config_flags
 
+from configs import sysu
 from input_pipeline.index import DataError
 from modes import folders, ranking, reporting, studies, training
 from saai_jax import memory, parallel
@@ -33,6 +59,7 @@ EXPECTED = (
     OSError,
 )
 STOPPED = 75  # exit code after SIGTERM: sysexits.h's "try again", for the same command goes on
+INTERRUPTED = 128 + signal.SIGINT  # exit code after Ctrl-C, as of what a shell starts
 COMING, HEARTBEAT = 40, 30  # seconds that processes wait for each other, and after which a silent one is taken for dead
 FLAGS = flags.FLAGS
 
@@ -44,8 +71,8 @@ MODES = {
     "extract": (ranking.extract, ()),
     "rank": (ranking.rank, FILES),
     "report": (reporting.report, FILES),
-    "embed": (folders.embed, ("pictures", "modality", "identities")),
-    "search": (folders.search, ("query", "gallery", "modality", "top")),
+    "embed": (folders.embed, ("pictures", "modality", "identities", "skip_unreadable")),
+    "search": (folders.search, ("query", "gallery", "modality", "top", "skip_unreadable")),
     "ablate": (studies.ablate, ("features", "accept_changes")),
     "prepare": (training.prepare, ()),
     "doctor": (training.doctor, ()),
@@ -53,7 +80,7 @@ MODES = {
 ARGUMENTS = dict.fromkeys(flag for _, arguments in MODES.values() for flag in arguments)
 SHARED = ("train", "evaluate", "extract")  # modes that several processes can share
 
-flags.DEFINE_enum("mode", "train", [*MODES, "compare"], "What to do; train evaluates too.")
+flags.DEFINE_enum("mode", "train", [*MODES, "compare"], "What to do, see above.")
 flags.DEFINE_string("workdir", None, "Where the run is kept; workdir/<config> by default.")
 flags.DEFINE_bool("traceback", False, "Where an error came from, not only what it is.")
 flags.DEFINE_list("features", None, "rank, report, ablate: the features file; RegDB's ten folds after commas.")
@@ -62,6 +89,7 @@ flags.DEFINE_string("query", None, "--mode=search: the folder of the query pictu
 flags.DEFINE_string("pictures", None, "--mode=embed: the folder of the pictures.")
 flags.DEFINE_enum("modality", "infrared", ["infrared", "visible"], "embed: of the pictures; search: of the queries.")
 flags.DEFINE_bool("identities", False, "--mode=embed: folders directly below --pictures are named by identity.")
+flags.DEFINE_bool("skip_unreadable", False, "embed, search: leave out pictures that cannot be read.")
 flags.DEFINE_integer("top", 10, "--mode=search: how many images are listed for a query.", lower_bound=1)
 flags.DEFINE_string("columns", "", "rank, report: their names of our fields, embedding=feat,identity=label,...")
 flags.DEFINE_list("infrared_cameras", [], "rank, report: cameras of infrared images, where no modality is stored.")
@@ -80,6 +108,32 @@ def refuse_others_flags() -> None:
         if FLAGS[flag].present and FLAGS.mode not in modes:
             named = " or ".join(filter(None, [", ".join(modes[:-1]), modes[-1]]))
             raise ValueError(f"--{flag} is for --mode={named}, not for {FLAGS.mode}")
+
+
+def refuse_unclear(words: list[str]) -> None:
+    """Raises ValueError for words that are no flags, and for features without a protocol."""
+    if words and FLAGS.mode != "compare":
+        mode = difflib.get_close_matches(words[0], MODES, 1)
+        meant = f"--mode={mode[0]}" if mode else f"--config={words[0]} or --features={words[0]}"
+        raise ValueError(f"{words[0]!r} is no flag; did you mean {meant}?")
+    if FLAGS.features and FLAGS.mode in ("rank", "report") and not FLAGS["config"].present:
+        known = ", ".join(file for file in configurations() if "ablation" not in file)
+        raise ValueError(f"--features needs a protocol to be ranked by: name one with --config=..., of {known}")
+
+
+def end_at_second_interrupt() -> None:
+    """Ends the process at the second Ctrl-C, even while JAX computes and the main thread sees no signal."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write)
+
+    def watch() -> None:
+        received = 0
+        while received < 2:
+            received += os.read(read, 1) == bytes([signal.SIGINT])
+        leave(INTERRUPTED)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def connect() -> None:
@@ -119,6 +173,7 @@ def unraised(error) -> None:
 def main(arguments: list[str]) -> None:
     """Runs the mode; an expected error is one message, not a traceback."""
     memory.keep_freed()
+    end_at_second_interrupt()
     sys.unraisablehook = unraised
     logging.set_verbosity(logging.INFO)
     # The libraries log every step they take to the same place; of theirs only warnings are for the user, and of orbax's
@@ -134,19 +189,21 @@ def main(arguments: list[str]) -> None:
     )
     started = time.monotonic()
     try:
+        refuse_unclear(arguments[1:])
         refuse_others_flags()
         connect()
         if FLAGS.mode == "compare":
             ranking.compare(arguments[1:])
-        elif arguments[1:]:
-            raise ValueError(f"{arguments[1]!r} is no flag; did you mean --config={arguments[1]} or --features?")
         else:
             function, names = MODES[FLAGS.mode]
             function(FLAGS.config, workdir, **{name: FLAGS[name].value for name in names})
     except Stopped as error:
         print(f"launch.py: {error}", file=sys.stderr)
         parallel.barrier("stopped")  # or the first to go would take the others for orphans
-        leave(STOPPED)
+        leave(INTERRUPTED if error.signal == signal.SIGINT else STOPPED)
+    except KeyboardInterrupt:
+        print(f"launch.py: {FLAGS.mode} was interrupted", file=sys.stderr)
+        leave(INTERRUPTED)
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
@@ -161,8 +218,39 @@ def main(arguments: list[str]) -> None:
     logging.info("%s took %.0f s", FLAGS.mode, time.monotonic() - started)
 
 
+def configurations() -> list[str]:
+    """The files of configs/ that --config takes, as they are typed here."""
+    files = sorted(glob.glob(os.path.join(HERE, "configs", "*.py")))
+    return [os.path.relpath(file) for file in files if "def get_config(" in open(file, encoding="utf-8").read()]
+
+
+def advised(message: str) -> str:
+    """The message of a wrong flag, with what was probably meant."""
+    meant = {}
+    if wrong := re.match("flag --mode=(.*): value should be one of", message):
+        meant = {mode: f"--mode={mode}" for mode in (*MODES, "compare")}
+    elif wrong := re.match("Unknown command line flag '([^']*)'$", message):
+        for field in traverse_util.flatten_dict(sysu.get_config().to_dict(), sep="."):
+            spelled = field, field.replace(".", ""), field.replace(".", "_"), field.rpartition(".")[2]
+            meant |= dict.fromkeys(spelled, f"--config.{field}")
+    close = difflib.get_close_matches(wrong[1], meant, 1) if wrong else []
+    return f"{message}; did you mean {meant[close[0]]}?" if close else message
+
+
+def refuse_absent_configuration(argv: list[str]) -> None:
+    """Ends the process if --config names a file that is not there."""
+    for name in (word.partition("=")[2] for word in argv if re.match("--?config=", word)):
+        file, colon, words = name.partition(":")
+        if not os.path.isfile(file):
+            known = {os.path.basename(path).removesuffix(".py"): path for path in configurations()}
+            close = difflib.get_close_matches(os.path.basename(file).removesuffix(".py"), known, 1, cutoff=0.5)
+            meant = f"Did you mean --config={known[close[0]]}{colon}{words}? " if close else ""
+            sys.exit(f"launch.py: --config={name}: no such file. {meant}There are {', '.join(known.values())}")
+
+
 def parse(argv: list[str]) -> list[str]:
     """absl's flags, with a wrong one as a message instead of a traceback."""
+    refuse_absent_configuration(argv)
     try:
         # Here and not above: without --config, the defaults' overrides are read at once.
         config_flags.DEFINE_config_file(
@@ -170,9 +258,12 @@ def parse(argv: list[str]) -> list[str]:
         )
         return FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, OSError) as error:
-        # ml_collections puts the whole traceback of a config file's error into the message; a KeyError quotes its own.
+        # ml_collections puts the whole traceback of a config file's error into the message; a KeyError quotes its own,
+        # whose last line is a suggestion.
         message = str(error.args[0] if isinstance(error, KeyError) else error).strip()
-        sys.exit(f"launch.py: {message.splitlines()[-1] if 'Traceback' in message else message}")
+        message = message.splitlines()[-1] if "Traceback" in message else message
+        message = message.rpartition("\\n")[2].strip("'") if "\\n" in message else message
+        sys.exit(f"launch.py: {advised(message)}")
 
 
 if __name__ == "__main__":

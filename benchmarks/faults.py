@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
-STOPPED, KILLED = 75, -signal.SIGKILL
+STOPPED, INTERRUPTED, KILLED = 75, 130, -signal.SIGKILL
 
 
 class Row(NamedTuple):
@@ -231,13 +231,16 @@ def data(runs: Runs) -> Row:
 
 
 def damage(runs: Runs, tries: int) -> Row:
-    """A file of the last checkpoint of a stopped run is lost, cut or changed in one bit; then the run goes on."""
+    """A file of the last checkpoint of a run after Ctrl-C is lost, cut or changed in one bit; then the run goes on."""
     stopped, wrong, used = runs.folder / "stopped", [], {"the last": 0, "the one before": 0}
     process = runs.start(stopped)
     until(lambda: last(stopped) > 0, process)
     until(after_a_save(stopped), process)  # there is one before the last
-    process.send_signal(signal.SIGTERM)
-    assert ended(process)[0] == STOPPED
+    process.send_signal(signal.SIGINT)
+    code, printed = ended(process)
+    assert code == INTERRUPTED, printed
+    assert len(re.findall("^launch.py: stopped after step", printed, re.MULTILINE)) == 1, printed
+    assert "Traceback" not in printed, printed
     for number in range(tries):
         work = runs.folder / f"damaged-{number}"
         shutil.copytree(stopped, work)

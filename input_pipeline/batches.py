@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, Protocol, TypedDict
 
 import grain
@@ -64,24 +66,32 @@ def decoded(images: Images, index: Index, rows: np.ndarray, height: int, width: 
     return np.stack([records[i]["image"] for i in range(len(records))]).reshape(*rows.shape, height, width, 3)
 
 
-def _read(source: Decoded, batch: int, threads: int, workers: int, drop_remainder: bool) -> Iterator[Batch]:
+def _read(source: Decoded, batch: int, threads: int, workers: int, drop_remainder: bool) -> Generator[Batch]:
     """Whole batches are made before work is divided, so workers never mix the rows of two batches."""
     data = grain.MapDataset.source(source).batch(batch, drop_remainder=drop_remainder)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
     data = data.to_iter_dataset(options)
     if workers:
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        data = data.mp_prefetch(options, _end_with_parent)
+        data = data.mp_prefetch(options, _begin)
     batches = iter(data)
+    # Ctrl-C reaches every process of a terminal; workers that are starting inherit the mask.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
+        try:
+            first = list(itertools.islice(batches, 1))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        yield from first
         yield from batches
     finally:
         batches.close()  # or worker processes leave their shared memory behind
 
 
-def _end_with_parent(worker: int, workers: int) -> None:
-    """Ends a worker process when its parent is killed; the shared memory goes with the last that could use it."""
+def _begin(worker: int, workers: int) -> None:
+    """A worker leaves Ctrl-C to its parent, and ends with it; shared memory goes with the last that could use it."""
     del worker, workers  # as grain gives them
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Not by a signal of the kernel's, which comes when the thread ends that started the worker.
     parent: Any = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
@@ -98,7 +108,7 @@ def train_batches(
     workers: int = 0,
     host: int = 0,
     hosts: int = 1,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """The batches of a plan's rows i32[steps b]; a run resumed at step s passes rows[s:].
 
     Host h of n reads columns h b/n .. (h+1) b/n of each batch. Raises ValueError if hosts does not divide b.
@@ -120,7 +130,7 @@ def eval_batches(
     threads: int = 8,
     workers: int = 0,
     rows: slice = slice(None),
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Every image, or those of some rows, once, in index order; the last batch may be smaller."""
     source = Decoded(images, index, np.arange(len(index))[rows], height, width)
     return _read(source, batch, threads, workers, False)

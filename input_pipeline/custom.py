@@ -80,7 +80,7 @@ def _rows(file: str | os.PathLike, row_of: dict[str, int]) -> np.ndarray:
         if path in lines:
             problems.append(f"{file}:{number}: {path!r} stands in line {lines[path]} already, expected once")
         elif path not in row_of:
-            problems.append(f"{file}:{number}: {path!r} is none of the {len(row_of):,} paths of the index")
+            problems.append(f"{file}:{number}: {path!r} is none of the {len(row_of):,} paths, such as {min(row_of)!r}")
         else:
             gather_errors(lambda path, source=f"{file}:{number}": refuse_outside(path, source), [path], problems)
         lines.setdefault(path, number)

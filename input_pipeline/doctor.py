@@ -8,13 +8,14 @@ import io
 import os
 from itertools import combinations
 from pathlib import Path, PurePath
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from input_pipeline import llcm, regdb, sysu
-from input_pipeline.images import FORMATS, SUFFIXES, Folder, decode, gather_errors, shorten
+from input_pipeline.images import FORMATS, SUFFIXES, Folder, decode, gather_errors, left_behind, shorten
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index
 from input_pipeline.lists import NUMBER
 
@@ -50,8 +51,8 @@ def examine(dataset: str, root: str | os.PathLike, **options) -> list[str]:
     if dataset not in DATASETS:
         raise DataError(f"no data set {dataset!r}, expected one of {shorten(DATASETS)}")
     module, root = DATASETS[dataset], Path(root)
-    if not root.is_dir() or not any(root.iterdir()):
-        return [f"{root}: missing or empty folder. {module.APPLY}. Expected layout: {module.LAYOUT}"]
+    if problem := misplaced(root, module):
+        return [problem]
     found: list[str] = []
     published = options.pop("published", True)
     indices: dict[str, Index] = {}
@@ -74,6 +75,33 @@ def examine(dataset: str, root: str | os.PathLike, **options) -> list[str]:
     return [line.encode(errors="backslashreplace").decode() for line in dict.fromkeys(found)]
 
 
+def misplaced(root: str | os.PathLike, module: ModuleType) -> str:
+    """What to type where root has none of the folders of a data set, or has one in other letters; "" if neither.
+
+    module: the data set's reader.
+    """
+    root, wanted = Path(root), {name.lower(): name for name in module.FOLDERS}
+
+    def known(folder: Path) -> dict[str, str]:
+        names = [name for name in os.listdir(folder) if name.lower() in wanted] if os.access(folder, os.R_OK) else []
+        return {name: wanted[name.lower()] for name in names if (folder / name).is_dir()}
+
+    said = "no such folder"
+    if root.is_dir():
+        here = known(root)
+        if other := [f"{name} to {right}" for name, right in here.items() if right not in here]:
+            return f"{root}: rename {shorten(other)}; expected {module.LAYOUT}"
+        if here:
+            return ""
+        near = [folder for pattern in ("*", "*/*") for folder in sorted(root.glob(pattern)) if folder.is_dir()]
+        if found := next(filter(known, [*near, root.resolve().parent]), None):
+            return f"{root}: has none of {shorten(wanted.values())}; {found} looks like it: --config.data.root={found}"
+        said = f"has none of {shorten(wanted.values())}"
+    examined = " and examine it with --mode=doctor" if module in DATASETS.values() else ""
+    what = f"{root}: {said}; name your folder with --config.data.root=DIR{examined}"
+    return f"{what}\n{module.APPLY}. Expected layout: {module.LAYOUT}"
+
+
 def _faulty(lines: list[str]) -> bool:
     return any(not line.startswith("warning:") for line in lines)
 
@@ -91,7 +119,8 @@ def _unlisted(root: Path, dataset: str, indices: dict[str, Index]) -> Index:
     """The images that are there and in no split."""
     listed = {path for index in indices.values() for path in index.path.tolist()}
     files = {file for pattern in PICTURES[dataset] for file in root.glob(pattern)}
-    found = (file.relative_to(root).as_posix() for file in files if file.suffix.lower() in SUFFIXES and file.is_file())
+    pictures = (file for file in files if file.suffix.lower() in SUFFIXES and not left_behind(file.name))
+    found = (file.relative_to(root).as_posix() for file in pictures if file.is_file())
     paths = sorted(path for path in found if path not in listed)
     folders = [PurePath(path).parent.name for path in paths]
     identity = [int(name) if NUMBER.fullmatch(name) else -1 for name in folders]

@@ -54,7 +54,8 @@ def decode(data: bytes, name: str) -> Image.Image:
     except DataError:
         raise
     except Exception as error:  # on bad bytes Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
-        raise DataError(f"{name}: not a readable image, {len(data)} bytes: {error}") from error
+        what = str(error).partition(" <_io")[0]  # Pillow names the object that it read
+        raise DataError(f"{name}: not a readable image, {len(data)} bytes: {what}") from error
 
 
 def opened(data: bytes, name: str) -> Image.Image:
@@ -88,7 +89,7 @@ class Folder:
             raise DataError(f"{self.root}: no such folder, expected the data root")
         for path in index.path:
             refuse_outside(str(path), self.root)
-        self.paths = index.path
+        self.index, self.paths = index, index.path
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -102,22 +103,41 @@ class Folder:
             raise DataError(f"{path}: cannot be read, expected an image file: {error.strerror}") from error
 
 
-def refuse_unreadable(images: Folder, split: str, threads: int) -> None:
-    """Decodes every picture of a split once. DataError with a line for each that cannot be decoded."""
-    in_threads(lambda i: decode(images[i], images.paths[i]), len(images), threads, f"checking {split}")
+def refuse_unreadable(images: Folder, split: str, threads: int, found: dict[int, str] | None = None) -> None:
+    """Decodes every picture of a split once. DataError with a line for each that cannot be decoded.
+
+    found: as in `in_threads`.
+    """
+
+    def read(i: int) -> None:
+        decode(images[i], os.path.join(images.root, images.paths[i]))
+
+    in_threads(read, len(images), threads, f"checking {split}", found)
 
 
-def in_threads(function: Callable[[int], object], number: int, threads: int, what: str) -> None:
-    """function of 0 to number - 1, below a bar of progress. One DataError with the messages of all."""
+def in_threads(
+    function: Callable[[int], object], number: int, threads: int, what: str, found: dict[int, str] | None = None
+) -> None:
+    """function of 0 to number - 1, below a bar of progress. One DataError with the messages of all.
+
+    found: takes the messages by number instead.
+    """
 
     def problems(i: int) -> list[str]:
         found: list[str] = []
         gather_errors(function, [i], found)
         return found
 
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         done = tqdm(pool.map(problems, range(number)), what, number, unit="image", disable=None)
-        raise_all([line for lines in done for line in lines])
+        failed = {i: "\n".join(lines) for i, lines in enumerate(done) if lines}
+        if found is None:
+            raise_all(failed.values())
+        else:
+            found |= failed
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C, what has not begun is not waited for
 
 
 def refuse_outside(path: str, source: str | os.PathLike) -> None:
@@ -132,6 +152,11 @@ def refuse_outside(path: str, source: str | os.PathLike) -> None:
         raise DataError(f"{source}: {path[:100]!r} is no path, expected one of 1 to {MAX_PATH} characters")
 
 
+def left_behind(name: str) -> bool:
+    """Whether a file is none of the user's: .DS_Store and ._0001.jpg of macOS, Thumbs.db and desktop.ini of Windows."""
+    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini")
+
+
 def known_split(split: str, known: Iterable[str], dataset: str) -> None:
     """DataError if the data set has no such split."""
     if split not in known:
@@ -142,7 +167,8 @@ def list_images(folder: str | os.PathLike) -> list[str]:
     """Sorted names of the image files directly in a folder. DataError: no such folder."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if e.name.lower().endswith(SUFFIXES) and e.is_file())
+            names = [e.name for e in entries if e.name.lower().endswith(SUFFIXES) and e.is_file()]
+            return sorted(name for name in names if not left_behind(name))
     except OSError as error:
         raise DataError(f"{folder}: cannot be listed, expected a folder of images: {error.strerror}") from error
 

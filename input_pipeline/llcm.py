@@ -13,7 +13,15 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from absl import logging
 
-from input_pipeline.images import count_problems, gather_errors, known_split, list_images, raise_all, shorten
+from input_pipeline.images import (
+    count_problems,
+    gather_errors,
+    known_split,
+    left_behind,
+    list_images,
+    raise_all,
+    shorten,
+)
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
 from input_pipeline.lists import read_ids, read_list, refuse_mixed_labels, refuse_repeated
 from input_pipeline.protocols import draw, nothing_skipped, rows_by_modality, same_camera_skipped
@@ -24,6 +32,7 @@ LAYOUT = (
     "and idx/{train_vis,train_nir}.txt, idx/test_id.txt"
 )
 SPLITS = ("train", "test")
+FOLDERS = ("vis", "nir", "test_vis", "test_nir", "idx")
 
 TRIALS = 10
 _TRAIN_LISTS = {"vis": VISIBLE, "nir": INFRARED}
@@ -103,7 +112,8 @@ def _test_rows(root: Path, published: bool, found: list[str] | None) -> list[tup
 
         places = [(identity, c) for identity in ids for c in numbers if f"{identity:04d}" in present[c]]
         rows += [row for part in gather_errors(of, places, found) for row in part]
-        if others := sorted(set().union(*present.values()) - {f"{identity:04d}" for identity in ids}):
+        others = set().union(*present.values()) - {f"{identity:04d}" for identity in ids}
+        if others := sorted(name for name in others if not left_behind(name)):
             # Not an error: the released loader leaves them out as well.
             _warn([f"{root / folder}: {shorten(others)} not in idx/test_id.txt, not read"], found)
     absent = sorted(set(ids) - {row[1] for row in rows})
@@ -115,7 +125,7 @@ def _test_rows(root: Path, published: bool, found: list[str] | None) -> list[tup
 def _camera_folders(folder: Path, expected: tuple[int, ...], published: bool, found: list[str] | None) -> list[int]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder, expected {LAYOUT}")
-    names = sorted(os.listdir(folder))
+    names = sorted(name for name in os.listdir(folder) if not left_behind(name))
     wrong = [name for name in names if not re.fullmatch(r"cam[1-9]", name) or not (folder / name).is_dir()]
     raise_all([f"{folder}: {shorten(wrong)} where only folders cam1 to cam9 were expected"] if wrong else [], found)
     cameras = [int(name[3:]) for name in names if name not in wrong]

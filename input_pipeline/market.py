@@ -21,8 +21,9 @@ from input_pipeline.protocols import counts, same_camera_skipped
 LAYOUT = (
     "bounding_box_train, bounding_box_test and query with images called 0001_c1s1_001051_00.jpg or 0001_c2_f0046182.jpg"
 )
+APPLY = "Market-1501 is at https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html; DukeMTMC-reID was withdrawn"
 SPLITS = ("train", "test")
-TRAIN, GALLERY, QUERY = "bounding_box_train", "bounding_box_test", "query"
+FOLDERS = TRAIN, GALLERY, QUERY = "bounding_box_train", "bounding_box_test", "query"
 JUNK = -1  # badly cut boxes of the test folder, which no one ranks; identity 0, people never asked for, is ranked
 
 _FOLDERS = {"train": (TRAIN,), "test": (GALLERY, QUERY)}

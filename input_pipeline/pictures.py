@@ -10,7 +10,7 @@ from absl import logging
 from PIL import Image
 
 from input_pipeline import batches
-from input_pipeline.images import SUFFIXES, Folder, gather_errors, opened, shorten
+from input_pipeline.images import SUFFIXES, Folder, gather_errors, left_behind, opened, shorten
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index
 
 UNKNOWN = -1  # the identity of a picture that nobody has named
@@ -31,10 +31,10 @@ def read_folder(root: str | os.PathLike, modality: str, *, identities: bool = Fa
     """Every .jpg, .jpeg, .png and .bmp below a folder, by path; modality: visible or infrared, of all of them.
 
     Identities are UNKNOWN or, if asked for, the numbers that name the folders directly below root; the camera is 1
-    for visible and 2 for infrared pictures. Names that begin with a dot are left out, other files with a warning that
-    names them. Nothing is decoded. ValueError: another modality. DataError: no such folder, none of its files is a
-    picture, a pipe or device, a name that is no UTF-8, a picture outside of a folder that is a number if identities
-    are asked for. Links to files are followed, those to folders are not.
+    for visible and 2 for infrared pictures. What systems leave behind is left out (`images.left_behind`), other files
+    with a warning that names them. Nothing is decoded. ValueError: another modality. DataError: no such folder, none of
+    its files is a picture, a pipe or device, a name that is no UTF-8, a picture outside of a folder that is a number if
+    identities are asked for. Links to files are followed, those to folders are not.
     """
     if modality not in MODALITIES:
         raise ValueError(f"modality is {modality!r}, expected {' or '.join(MODALITIES)}")
@@ -76,9 +76,9 @@ def _files(root: str | os.PathLike) -> list[str]:
 
     found = []
     for folder, below, names in os.walk(root, onerror=stop):
-        below[:] = [name for name in below if not name.startswith(".")]
+        below[:] = [name for name in below if not left_behind(name)]
         inside = os.path.relpath(folder, root)
-        found += [os.path.normpath(os.path.join(inside, name)) for name in names if not name.startswith(".")]
+        found += [os.path.normpath(os.path.join(inside, name)) for name in names if not left_behind(name)]
     return sorted(path.replace(os.sep, "/") for path in found)
 
 

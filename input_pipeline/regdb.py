@@ -22,6 +22,7 @@ APPLY = (
 )
 LAYOUT = "Visible/<identity>/*.bmp, Thermal/<identity>/*.bmp and idx/{train,test}_{visible,thermal}_{1..10}.txt"
 SPLITS = ("train", "test")
+FOLDERS = ("Visible", "Thermal", "idx")
 
 FOLDS = range(1, 11)
 _FOLDERS = {"Visible": VISIBLE, "Thermal": INFRARED}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 from absl import logging
@@ -71,6 +71,8 @@ class Source:
     def read(self, split: str) -> Index:
         """A split as the reader names it; a synthetic set is drawn first."""
         self.draw()
+        if problem := doctor.misplaced(self.root, self.reader):
+            raise DataError(problem)
         return self.reader.read_index(self.root, split, **self.reading)
 
     def draw(self) -> None:
@@ -142,12 +144,12 @@ class Source:
         """Each fold of RegDB is a pack of its own."""
         return f"{self.dataset}-{self.fold}" if self.dataset == "regdb" else self.dataset
 
-    def train_batches(self, index: Index, rows: np.ndarray, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
+    def train_batches(self, index: Index, rows: np.ndarray, host: int = 0, hosts: int = 1) -> Generator[Batch]:
         """The batches of a plan's rows i32[steps b], or one host's part of each."""
         size = {"height": self.height, "width": self.width, "threads": self.threads, "workers": self.workers}
         return train_batches(self.images(index, "train"), index, rows, host=host, hosts=hosts, **size)
 
-    def eval_batches(self, index: Index, split: str, batch: int, rows: slice = slice(None)) -> Iterator[Batch]:
+    def eval_batches(self, index: Index, split: str, batch: int, rows: slice = slice(None)) -> Generator[Batch]:
         """Every picture of a split, or of some rows of it, once, in order."""
         size = {"height": self.height, "width": self.width, "threads": self.threads, "workers": self.workers}
         return eval_batches(self.images(index, split), index, batch=batch, rows=rows, **size)
@@ -188,7 +190,13 @@ class Source:
         if protocol == "custom":
             return custom.settings(index, self.query_list, self.gallery_list, self.rule, dataset=self.dataset)
         if protocol == "sysu-official":
-            return sysu.settings(index, self.split_dir or os.path.join(self.root, "exp"), **how)
+            lists = self.split_dir or os.path.join(self.root, "exp")
+            if not os.path.isdir(lists):
+                raise DataError(
+                    f"{lists}: no such folder, expected test_id.txt and rand_perm_cam.mat: name theirs with "
+                    f"--config.data.split_dir=DIR, or rank by --config.eval.protocol=sysu-random. {sysu.APPLY}"
+                )
+            return sysu.settings(index, lists, **how)
         if protocol == "sysu-random":
             return sysu_random.settings(index, **how)
         if protocol == "regdb-ten-folds":

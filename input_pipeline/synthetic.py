@@ -18,6 +18,7 @@ from absl import logging
 from PIL import Image
 
 from input_pipeline.drawing import render
+from input_pipeline.images import left_behind
 from input_pipeline.index import INFRARED, DataError
 from input_pipeline.people import PICTURE_STREAM, person, stream
 from input_pipeline.scenes import CAMERAS, Camera
@@ -71,7 +72,7 @@ def write(root: str | Path, *, layout: str, size: str, seed: int = 0, processes:
 
 def _holds(root: Path, description: dict) -> bool:
     """Whether root holds the described set; False if there is nothing. Raises DataError if it holds anything else."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+    if not root.exists() or (root.is_dir() and all(left_behind(file.name) for file in root.iterdir())):
         return False
     try:
         found = dict(json.loads(Path(root, DESCRIPTION).read_text()))

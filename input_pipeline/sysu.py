@@ -23,6 +23,7 @@ APPLY = (
 )
 LAYOUT = "cam{1..6}/<0001..0533>/<0001, 0002, ...>.jpg and exp/{train,val,test}_id.txt, exp/rand_perm_cam.mat"
 SPLITS = ("train", "val", "test")
+FOLDERS = ("cam1", "cam2", "cam3", "cam4", "cam5", "cam6")
 
 CAMERAS = range(1, 7)
 INFRARED_CAMERAS = (3, 6)

@@ -11,28 +11,41 @@ from ml_collections import ConfigDict
 from input_pipeline import pictures as own_pictures
 from input_pipeline.batches import eval_batches
 from input_pipeline.images import refuse_unreadable
-from input_pipeline.index import Index
+from input_pipeline.index import DataError
 from modes.building import embed_batches, inferences_of, trained
-from saai_jax import affinity, features
+from saai_jax import affinity
+from saai_jax.features import Features, save
 from saai_jax.ranking import search as ranked
 from saai_jax.report.pictures import search_lists
 from saai_jax.systems.system import System, Tree
 
 
-def embed_folder(
-    config: ConfigDict, system: System, variables: Tree, folder: str, modality: str, *, identities: bool = False
-) -> features.Features:
-    """The retrieval features of all images below a folder, all of one modality.
+def readable(
+    config: ConfigDict, folder: str, modality: str, *, identities: bool = False, skip_unreadable: bool = False
+) -> own_pictures.Pictures:
+    """The pictures below a folder, all of one modality, each of which can be decoded.
 
-    system, variables: as `building.trained` gives them. identities: first-level folders are named by identity.
+    identities: first-level folders are named by identity. skip_unreadable: leaves out what cannot be decoded, with a
+    warning. DataError: as `pictures.read_folder`, a picture that cannot be decoded, none that can.
     """
-    d = config.data
-    index = own_pictures.read_folder(folder, modality, identities=identities)
-    images = own_pictures.Pictures(folder, index)
-    refuse_unreadable(images, folder, d.threads)
+    images = own_pictures.Pictures(folder, own_pictures.read_folder(folder, modality, identities=identities))
+    bad: dict[int, str] = {}
+    refuse_unreadable(images, folder, config.data.threads, bad)
+    if bad and not (skip_unreadable and len(bad) < len(images)):
+        hint = "\n--skip_unreadable leaves such pictures out" if len(bad) < len(images) else ""
+        raise DataError("\n".join(bad.values()) + hint)
+    if bad:
+        logging.warning("%s: %d of %d are left out:\n%s", folder, len(bad), len(images), "\n".join(bad.values()))
+        images = own_pictures.Pictures(folder, images.index.take(np.delete(np.arange(len(images)), list(bad))))
+    return images
+
+
+def embed_pictures(config: ConfigDict, system: System, variables: Tree, images: own_pictures.Pictures) -> Features:
+    """The retrieval features of pictures. system, variables: as `building.trained` gives them."""
+    d, index = config.data, images.index
     how = {"height": d.height, "width": d.width, "batch": config.eval.batch, "threads": d.threads, "workers": d.workers}
-    embedding = embed_batches(config, system, variables, eval_batches(images, index, **how), len(index), folder)
-    return features.Features(embedding, index.identity, index.camera, index.modality, index.path)
+    embedding = embed_batches(config, system, variables, eval_batches(images, index, **how), len(index), images.root)
+    return Features(embedding, index.identity, index.camera, index.modality, index.path)
 
 
 def embed(
@@ -42,13 +55,18 @@ def embed(
     pictures: str | None = None,
     modality: str = "infrared",
     identities: bool = False,
+    skip_unreadable: bool = False,
 ) -> None:
-    """Writes pictures-<folder>.npz of the folder `pictures`, all of one modality, with the run's weights."""
+    """Writes pictures-<folder>.npz of the folder `pictures`, all of one modality, with the run's weights.
+
+    The other arguments are those of `readable`.
+    """
     if not pictures:
         raise ValueError("--mode=embed needs --pictures=DIR and --modality=visible or infrared")
-    found = embed_folder(config, *trained(config, workdir), pictures, modality, identities=identities)
+    images = readable(config, pictures, modality, identities=identities, skip_unreadable=skip_unreadable)
+    found = embed_pictures(config, *trained(config, workdir), images)
     file = os.path.join(workdir, f"pictures-{os.path.basename(os.path.abspath(pictures))}.npz")
-    features.save(file, found)
+    save(file, found)
     logging.info("wrote %d features of length %d to %s", *found.embedding.shape, file)
 
 
@@ -60,30 +78,27 @@ def search(
     gallery: str | None = None,
     modality: str = "infrared",
     top: int = 10,
+    skip_unreadable: bool = False,
 ) -> None:
     """Ranks the folder `query`, of one modality, against the folder `gallery`, of the other: tables and a picture.
 
-    By every configured inference; `top` images are listed for a query.
+    By every configured inference; `top` images are listed for a query. skip_unreadable: as in `readable`.
     """
     if not query or not gallery:
         raise ValueError("--mode=search needs --query=DIR of infrared and --gallery=DIR of visible pictures, or turned")
     methods = inferences_of(config, *config.aim.own)
-    system, variables = trained(config, workdir)
     other = {"infrared": "visible", "visible": "infrared"}[modality]
-    asked = embed_folder(config, system, variables, query, modality)
-    listed = embed_folder(config, system, variables, gallery, other)
-    rows = np.arange(min(8, len(asked.path)))
-    images = _pictures(config, query, asked, rows)
+    sides = ((query, modality), (gallery, other))
+    images = [readable(config, *side, skip_unreadable=skip_unreadable) for side in sides]
+    network = trained(config, workdir)
+    asked, listed = (embed_pictures(config, *network, side) for side in images)
+    rows, size = np.arange(min(8, len(asked.path))), (config.data.height, config.data.width)
+    queries = own_pictures.decoded(query, images[0].index, rows, *size)
     for name, how in methods.items():
         found = ranked.search(asked.embedding, listed.embedding, how.distance, top)
         file = os.path.join(workdir, f"ranked-{name}")
         ranked.write_csv(f"{file}.csv", found, asked.path, listed.path)
         shown = affinity.Nearest(found.index[rows], found.distance[rows])
-        of = _pictures(config, gallery, listed, shown.index)
-        search_lists(images, of, shown, asked.path[rows]).savefig(f"{file}.png", dpi=120)
+        of = own_pictures.decoded(gallery, images[1].index, shown.index, *size)
+        search_lists(queries, of, shown, asked.path[rows]).savefig(f"{file}.png", dpi=120)
         logging.info("wrote %s.csv and %s.png", file, file)
-
-
-def _pictures(config: ConfigDict, folder: str, of: features.Features, rows: np.ndarray) -> np.ndarray:
-    index = Index(path=of.path, identity=of.identity, camera=of.camera, modality=of.modality)
-    return own_pictures.decoded(folder, index, rows, config.data.height, config.data.width)

@@ -56,7 +56,7 @@ def report(
         trial,
         setting.valid(*rules),
         methods,
-        title=f"saai-jax: {setting.dataset}",
+        title=": ".join(["saai-jax", setting.dataset, *(os.path.basename(name) for name in features or ())]),
         setting=", ".join(
             [setting.protocol, setting.direction]
             + [f"{setting.shots} shot"] * (setting.shots != "-")

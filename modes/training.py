@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -51,7 +52,7 @@ def save_nonfinite(workdir: str, plan: Plan, index: Index) -> Iterator[None]:
         columns = {name: getattr(index, name)[rows].tolist() for name in ("path", "identity", "camera", "modality")}
         found = {
             "step": error.step,
-            "epoch": int(plan.epoch[error.step - 1]),
+            "epoch": int(plan.epoch[error.step - 1]) + 1,
             "terms": {name: str(value) for name, value in error.terms.items()},  # JSON has no NaN
             "rows": rows.tolist(),
             **columns,
@@ -138,15 +139,17 @@ def train_in(config: ConfigDict, workdir: str, accept_changes: bool = False) -> 
 
     metrics = os.path.join(workdir, "metrics.jsonl") if parallel.primary() else os.devnull
     hosts = {"host": jax.process_index(), "hosts": jax.process_count()}
+    batches = source.train_batches(index, plan.rows[start:], **hosts)
     ended = start > 0 and (start == len(plan.epoch) or plan.epoch[start] != plan.epoch[start - 1])
     with (
         MetricsLog(metrics, start, has_line=ended) as log,
         parallel.termination() as stop,
         save_nonfinite(workdir, plan, index),
+        contextlib.closing(batches),  # or workers leave their shared memory behind when the run is stopped
     ):
         state = loop.fit(
             state,
-            source.train_batches(index, plan.rows[start:], **hosts),
+            batches,
             plan.epoch,
             loop.learning_rate(
                 plan.epoch, base=t.learning_rate, warmup=t.warmup, milestones=t.milestones, decay=t.decay
@@ -188,3 +191,10 @@ def doctor(config: ConfigDict, workdir: str = "") -> None:
     print("\n".join(found) if found else f"{source.root}: nothing wrong was found")
     if any(not line.startswith("warning:") for line in found):
         sys.exit(1)
+    for split in source.reader.SPLITS:
+        index = source.read(split)
+        people, infrared = len(np.unique(index.identity)), int(index.modality.sum())
+        counts = f"{people:,} identities, {len(index) - infrared:,} visible and {infrared:,} infrared images"
+        print(f"{split}: {counts}, all of them decoded")
+    drawn = ", ".join(dict.fromkeys(setting.protocol for setting in settings_of(config, index)))
+    print(f"protocols of test: {drawn}")

@@ -227,10 +227,11 @@ def read_config(file: str) -> dict[str, Any]:
     return found
 
 
-def refuse_other_run(file: str, config: Mapping[str, Any], free: Sequence[str], *, accept: bool = False) -> None:
+def refuse_other_run(file: str, config: Mapping[str, Any], free: Sequence[str], *, accept: bool | None = None) -> None:
     """Raises CheckpointError naming every key in which a run's kept configuration differs from this one.
 
-    Keys that begin with a name in `free` may differ; accept: the others too, with a warning, and a file that is lost.
+    Keys that begin with a name in `free` may differ; accept: the others too, with a warning, and a file that is lost;
+    None: nobody could ask.
     """
     try:
         before, now = _flat(read_config(file)), _flat(json.loads(json.dumps(config)))
@@ -249,7 +250,8 @@ def refuse_other_run(file: str, config: Mapping[str, Any], free: Sequence[str], 
     if changed and accept:
         logging.warning("going on with a run of another configuration: %s", changed)
     elif changed:
-        raise CheckpointError(f"{file} is of a run with another configuration; use another --workdir. {changed}")
+        way = "use another --workdir" + (", or go on all the same with --accept_changes" if accept is not None else "")
+        raise CheckpointError(f"{file} is of a run with another configuration; {way}. {changed}")
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -36,6 +36,8 @@ class ForeignError(Exception):
 def read_arrays(file: str | os.PathLike, names: Collection[str]) -> dict[str, Any]:
     """Those of the arrays that the file has: numbers, or str[n] of strings; other cells of MATLAB are nested lists.
 
+    Without names, an empty array by the name of each that there is.
+
     Raises ForeignError for what is no plain array, for damage, and for files that the libraries crash on or hang at.
     """
     root, seconds = str(Path(__file__).resolve().parents[1]), SECONDS + os.path.getsize(file) / 1e6
@@ -90,12 +92,16 @@ def read_here(file: str | os.PathLike, names: Collection[str]) -> dict[str, Any]
     file = Path(file)
     try:
         if file.suffix.lower() == ".mat" and not h5py.is_hdf5(file):
+            if not names:
+                return {str(name): np.zeros(0) for name, *_ in scipy.io.whosmat(file, appendmat=False)}
             with warnings.catch_warnings():
                 warnings.simplefilter("error", np.exceptions.ComplexWarning)  # scipy would drop imaginary parts
                 # mat_dtype: MATLAB stores doubles that are whole as small integers
                 found = scipy.io.loadmat(file, variable_names=list(names), mat_dtype=True, appendmat=False)
             return {name: _of_matlab(file, name, found[name]) for name in names if name in found}
         with h5py.File(file, "r") as stream:  # MATLAB 7.3 is such a file too
+            if not names:
+                return {str(name): np.zeros(0) for name in stream}
             return {name: _plain(name, _of_h5(file, name, stream)) for name in names if name in stream}
     except ForeignError:
         raise

@@ -22,6 +22,8 @@ T = TypeVar("T")
 class MetricsLog:
     """metrics.jsonl, open for appending after `step`: {"step": ..., "kind": ..., values} in every line.
 
+    Steps and epochs count from 1, as in the log.
+
     Lines of later steps and a torn last line are dropped, so that a run resumed at the checkpoint of `step`
     continues without a gap or a duplicate. Damaged lines are moved to metrics.jsonl-damaged. For each of them, and for
     what was lost where `step` has to have a line and has none, stands one of kind "gap". Raises ValueError for a file

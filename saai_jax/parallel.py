@@ -122,15 +122,24 @@ def gathered(part: Float[np.ndarray, "r d"], rows: int) -> Float[np.ndarray, "n 
 
 
 @contextlib.contextmanager
-def termination() -> Iterator[Callable[[int], bool]]:
-    """Within the block SIGTERM ends nothing, but makes this function of the step true, at one step in all processes."""
-    if jax.process_count() > 1:
-        # JAX took the signal over when the processes were connected, and agrees on a step among them.
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    received = []
-    before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+def termination() -> Iterator[Callable[[int], int]]:
+    """Within the block SIGTERM and Ctrl-C end nothing, but make this function of the step the signal instead of 0.
+
+    At one step in all processes.
+    """
+    many, received = jax.process_count() > 1, []
+
+    def receive(number: int, _: object) -> None:
+        received.append(number)
+        if many:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    # Of many processes JAX took SIGTERM over when they were connected, and agrees on a step among them.
+    taken = [signal.SIGINT] if many else [signal.SIGINT, signal.SIGTERM]
+    before = {number: signal.signal(number, receive) for number in taken}
+    agreed = multihost_utils.reached_preemption_sync_point if many else lambda step: bool(received)
     try:
-        yield lambda step: bool(received)
+        yield lambda step: (received or [signal.SIGTERM])[0] if agreed(step) else 0
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

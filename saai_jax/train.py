@@ -100,10 +100,11 @@ class NotFinite(FloatingPointError):
 
 
 class Stopped(Exception):
-    """Training was asked to end after so many steps, and has saved them."""
+    """Training was asked to end after so many steps, by a signal, and has saved them."""
 
-    def __init__(self, step: int):
+    def __init__(self, step: int, signal: int):
         super().__init__(f"stopped after step {step}, which is saved; the same command goes on from there")
+        self.signal = signal
 
 
 def fit(
@@ -120,7 +121,7 @@ def fit(
     every: Every,
     validate: Callable[[Tree], dict[str, float]] | None = None,
     skip_not_finite: bool = False,
-    stop: Callable[[int], bool] = lambda step: False,
+    stop: Callable[[int], int] = lambda step: 0,
 ) -> TrainState:
     """Trains from state.step to the end of the plan and returns the last state.
 
@@ -129,8 +130,8 @@ def fit(
     every `every.save`-th, and whenever it was scored, the state is saved; at the last step both are done.
 
     Raises NotFinite for a step whose loss or gradient is not finite, before anything of it is saved; skip_not_finite
-    leaves such steps out instead, unless all of an epoch are. Raises Stopped when `stop` of a step says so, after
-    saving it.
+    leaves such steps out instead, unless all of an epoch are. Raises Stopped when `stop` of a step gives a signal,
+    after saving it.
     """
     steps, start = len(epoch), int(state.step)
     key = jax.jit(jax.random.key, out_shardings=NamedSharding(mesh, jax.P()))(seed)
@@ -164,7 +165,7 @@ def fit(
         good += finite
         if finite and (step % every.log == 0 or epoch_ends):
             values = {name: float(value) for name, value in metrics.items() if name != "finite"}
-            log.write(step, "train", epoch=e, **values, learning_rate=float(rate[step - 1]))
+            log.write(step, "train", epoch=e + 1, **values, learning_rate=float(rate[step - 1]))
         scores = {}
         if epoch_ends:
             if not good:
@@ -172,7 +173,7 @@ def fit(
             good = 0
             if validate and ((e + 1) % every.validate == 0 or step == steps):
                 scores = validate(state.variables)
-                log.write(step, "validation", epoch=e, **scores)
+                log.write(step, "validation", epoch=e + 1, **scores)
             shown = "".join(f", validation {name} {value:.2f}" for name, value in scores.items())
             log_line("epoch %d: loss %.3f%s", e + 1, float(metrics["loss"]), shown)
         # Whatever was scored is saved, or the best one could be lost.
@@ -181,9 +182,9 @@ def fit(
             checkpoints.save(step, state, scores)
         if stopping:
             checkpoints.wait()
-            raise Stopped(step)
+            raise Stopped(step, stopping)
     checkpoints.wait()
     # Asked while the last step was scored and saved; many processes agree on a step, and this one they have passed.
-    if start < steps and jax.process_count() == 1 and stop(steps):
-        raise Stopped(steps)
+    if start < steps and jax.process_count() == 1 and (stopping := stop(steps)):
+        raise Stopped(steps, stopping)
     return state

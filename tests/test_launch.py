@@ -1,17 +1,24 @@
 """launch.py as a user runs it, in processes of its own, on the tiny synthetic set."""
 
+import hashlib
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import scipy.io
 
+from launch import MODES
 from saai_jax import features
+from saai_jax.log import read_metrics
 from saai_jax.ranking import results
 from tests.golden_files import load
-from tests.launching import ROOT, TINY, launch
+from tests.launching import FORKS, ROOT, TINY, launch
 
 # The cheapest evaluation, where a test is about training.
 BRIEF = ["--config.eval.baselines=False", "--config.inference=cosine"]
@@ -45,6 +52,10 @@ def test_the_default_job_leaves_everything_it_promises(run):
     assert "sysu-official-indoor" in printed
     assert "nearest pixels" in printed
     assert "14 steps, 7 to 7 an epoch" in printed
+    entries = read_metrics(work / "metrics.jsonl")
+    assert [entry["epoch"] for entry in entries if entry["kind"] == "validation"] == [1, 2]  # as the log counts them
+    assert "epoch 1: loss" in printed
+    assert "epoch 2: loss" in printed
 
 
 def test_a_rerun_of_a_finished_run_evaluates_again_and_gives_the_same(run):
@@ -190,6 +201,7 @@ def test_a_changed_config_is_refused(run):
     folder, where, _ = run
     printed = launch(*where, f"--workdir={folder / 'work'}", "--config.train.epochs=3", code=1)
     assert "train.epochs was 2 and is 3" in printed
+    assert "--accept_changes" in printed
 
 
 def test_an_unreadable_image_stops_the_run_before_training(run, tmp_path):
@@ -224,6 +236,30 @@ def test_an_unreadable_image_stops_the_run_before_training(run, tmp_path):
         ([TINY, "--mode=rank"], "--mode=rank needs --features"),
         (["--config=configs/sysu.py", "--config.data.root=nowhere"], "nowhere"),
         (["--config=configs/sysu.py", "--config.data.root=nowhere", "--mode=doctor"], "github.com/wuancong/SYSU-MM01"),
+        (
+            ["--config=configs/sysu.py:multishot"],
+            "data/sysu: no such folder; name your folder with --config.data.root=DIR",
+        ),
+        (
+            ["--config=sysu:multishot"],
+            "Did you mean --config=configs/sysu.py:multishot? There are configs/ablation.py, ",
+        ),
+        (["--config=configs/susy.py", "--config.seed=1"], "Did you mean --config=configs/sysu.py? There are "),
+        (
+            ["--mode=rank", "--features=a.npz"],
+            "needs a protocol to be ranked by: name one with --config=..., of configs/c",
+        ),
+        (["--mode=trian"], "did you mean --mode=train?"),
+        (["doctr"], "'doctr' is no flag; did you mean --mode=doctor?"),
+        (["--dataroot=a"], "did you mean --config.data.root?"),
+        (
+            [TINY, "--mode=search", "--query=nowhere", "--gallery=nowhere"],
+            "nowhere: cannot be listed, expected a folder",
+        ),
+        (
+            ["--config=configs/sysu.py", "--mode=rank", "--features=SYSU"],
+            "data/sysu/exp: no such folder, expected test_id",
+        ),
         (["--config=configs/sysu.py", "--config.dataset=sisu"], "expected one of sysu, regdb, llcm"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -231,6 +267,9 @@ def test_an_unreadable_image_stops_the_run_before_training(run, tmp_path):
 def test_mistakes_are_named(run, tmp_path, arguments, message):
     _, where, _ = run
     data = where[1:] if TINY in arguments else []
+    if "--features=SYSU" in arguments:
+        save_sysu(tmp_path / "sysu.npz")
+        arguments = [*arguments[:-1], f"--features={tmp_path / 'sysu.npz'}"]
     assert message in launch(*arguments, *data, f"--workdir={tmp_path}", code=1)
 
 
@@ -298,14 +337,22 @@ def test_report_embed_and_search(run, extracted):
     assert "<script src" not in page
     assert all(method in page for method in ("cosine", "SIM", "k-reciprocal", "AIM"))
     assert (folder / "work" / "figures" / "tsne-after.svg").exists()
-    infrared, visible = folder / "data" / "cam3", folder / "data" / "cam1"
+    infrared, visible = folder / "data" / "cam3", folder / "gallery"
+    shutil.copytree(folder / "data" / "cam1", visible)
+    picture = next(visible.glob("*/*.jpg"))
+    picture.rename(visible / "$\\frac{$.jpg")
+    (visible / "=1.jpg").write_bytes(b"no picture")
     launch(*where, at, "--mode=embed", f"--pictures={infrared}", "--modality=infrared", "--identities")
     made, whole = features.load(folder / "work" / "pictures-cam3.npz"), features.load(extracted)
     row = int(np.flatnonzero(whole.camera == 3)[0])
     own = made.path.tolist().index(whole.path[row].removeprefix("cam3/"))
     assert made.identity[own] == whole.identity[row]
     np.testing.assert_allclose(made.embedding[own], whole.embedding[row], rtol=1e-3, atol=1e-4)
-    launch(*where, at, "--mode=search", f"--query={infrared}", f"--gallery={visible}", "--top=3")
+    command = [*where, at, "--mode=search", f"--query={infrared}", f"--gallery={visible}", "--top=3"]
+    printed = launch(*command, code=1)
+    assert f"{visible}/=1.jpg: not a readable image" in printed
+    assert "--skip_unreadable" in printed
+    assert f"{visible}: 1 of {len(list(visible.rglob('*.jpg')))} are left out" in launch(*command, "--skip_unreadable")
     lines = (folder / "work" / "ranked-aim.csv").read_text().splitlines()
     assert len(lines) == 1 + 3 * len(made.path)
     assert (folder / "work" / "ranked-cosine.png").stat().st_size > 0
@@ -351,7 +398,7 @@ def test_official_figures_through_the_command_line(tmp_path):
             ours = [r["map"], r["rank1"], r["rank5"], r["rank10"], r["rank20"]]
             expected = golden[f"released/{key}/{r['inference']}"]
             np.testing.assert_allclose(ours[1:], expected[1:], atol=1e-4)
-            # In per cent: where two distances are equal but for rounding, another order moves it by some 1e-4.
+            # In per cent: pairs that float32 cannot tell apart could move it by 4.5e-4 (docs/parity.md).
             np.testing.assert_allclose(ours[0], expected[0], atol=1e-3)
 
 
@@ -360,6 +407,38 @@ def test_the_results_name_what_made_them(run):
     assert document["config"]["data"]["synthetic"] == "tiny"
     assert any("launch.py" in word for word in document["command"])
     assert document["versions"]["jax"]
+
+
+def test_the_help_has_every_mode_and_three_examples():
+    printed = launch("--help", code=1)
+    modes = printed.split("Modes:")[1].split("Examples:")[0].split("\n")
+    assert {line.split(":")[0].strip() for line in modes} - {""} == {*MODES, "compare"}
+    assert printed.split("Examples:")[1].split("flags:")[0].count("python launch.py") == 3
+
+
+def stuck(ready):
+    """A process whose main thread computes and sees no signal."""
+    import launch as program
+
+    program.end_at_second_interrupt()
+    signal.signal(signal.SIGINT, lambda *_: None)
+    ready.set()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+
+def test_a_second_interrupt_ends_a_process_that_sees_no_signal():
+    ready = FORKS.Event()
+    process = FORKS.Process(target=stuck, args=(ready,))
+    process.start()
+    assert ready.wait(60)
+    time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(0.3)
+    assert process.exitcode is None
+    os.kill(process.pid, signal.SIGINT)
+    process.join(10)
+    process.kill()
+    assert process.exitcode == 130
 
 
 LEFT_BEHIND = """

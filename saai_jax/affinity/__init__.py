@@ -1,5 +1,6 @@
-"""Distances from query to gallery: every function takes f32[q d], f32[g d] and gives f32[q g], smaller is closer.
+"""Distances from query to gallery: every function takes [q d], [g d] and gives f32[q g], smaller is closer.
 
+Lists, and arrays of any real type, are computed in float32 (`checks.checked`).
 `Gallery` is the same for galleries that are kept, changed, or too large for matrices.
 """
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from saai_jax.affinity.checks import choice, neighbour_counts
+from saai_jax.affinity.checks import Rows, checked_pair, choice, neighbour_counts
 from saai_jax.affinity.cosine import dot, similarity, unit
 from saai_jax.affinity.gallery import Gallery
 from saai_jax.affinity.topk import top_k
@@ -47,8 +47,8 @@ def _dense(query, gallery, *, k1: int, k2: int, variant: str, remove: bool, expa
 
 
 def aim(
-    query: Float[Array, "q d"],
-    gallery: Float[Array, "g d"],
+    query: Float[Rows, "q d"],
+    gallery: Float[Rows, "g d"],
     *,
     k1: int,
     k2: int,
@@ -66,10 +66,11 @@ def aim(
     method: "dense" multiplies whole matrices, inside jit too; "sparse" multiplies by what Eq. 6 keeps, with the same
     result. "auto" is sparse where that is faster and possible. `Gallery` searches without either matrix.
     Raises ValueError for k1 or k2 that is not a positive integer, an unknown variant or method, sparse without remove,
-    and an empty gallery; the sparse method also for features that are not finite.
+    an empty gallery, and features as `checks.checked` does.
     """
     choice("variant", variant, ("released", "paper"))
     choice("method", method, ("auto", "dense", "sparse"))
+    query, gallery = checked_pair(query, gallery)
     counts = neighbour_counts(len(gallery), k1=k1, k2=k2)
     if method == "sparse" and not remove:
         raise ValueError("method='sparse' needs remove=True: without Eq. 6 nothing is sparse")

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import numbers
 import warnings
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+Rows = Array | np.ndarray  # features as a caller has them
 
 
 def neighbour_counts(size: int, *, of: str = "the gallery's {} images", **counts: int) -> dict[str, int]:
@@ -38,11 +44,51 @@ def choice(name: str, value: str, options: tuple[str, ...]) -> None:
         raise ValueError(f"{name} is {value!r}, expected {' or '.join(map(repr, options))}")
 
 
-def finite(embedding, name: str, length: int | None = None) -> Float[np.ndarray, "n d"]:
-    """Checked f32[n d]. Raises ValueError that names the row."""
-    rows = np.asarray(embedding, np.float32)
+@jax.jit
+def largest_entry(rows: Float[Array, "n d"]) -> Float[Array, " n"]:
+    """The size of each row's largest entry."""
+    return jnp.abs(rows).max(1, initial=0)
+
+
+def row_scale(largest):
+    """What rows are divided by before their entries are squared: 1, but for those whose squares could leave float32."""
+    xp = np if isinstance(largest, np.ndarray) else jnp
+    # XLA divides by the inverse, which beyond 1e37 is too small for it.
+    return xp.where((largest > 0) & ((largest < 1e-9) | (largest > 1e9)), xp.minimum(largest, 1e37), 1)[:, None]
+
+
+def checked(embedding, name: str, length: int | None = None, *, scaled: bool = True) -> Any:
+    """f32[n d] of lists or arrays of real numbers of any type and byte order: every distance begins here.
+
+    scaled: rows of extreme size are brought to a largest entry of 1, for distances that normalise; all others keep
+    their bits. Raises ValueError for what is no numbers, another shape (length: of the rows), and the first row that is
+    not finite in float32. Of arrays traced by jit or grad it can check type and shape alone; a traced f64 stays f64.
+    """
+    on_device = isinstance(embedding, jax.Array)
+    try:
+        rows = embedding if on_device else np.asarray(embedding)
+    except ValueError:
+        raise ValueError(f"{name} has rows of several lengths, expected [n, d]") from None
+    number = jnp.issubdtype(rows.dtype, jnp.number) and not jnp.issubdtype(rows.dtype, jnp.complexfloating)
+    if not number and rows.dtype != bool:
+        raise ValueError(f"{name} is {rows.dtype}{list(rows.shape)}, expected real numbers")
     if rows.ndim != 2 or (length is not None and rows.shape[1] != length):
         raise ValueError(f"{name} is f32{list(rows.shape)}, expected [n, {'d' if length is None else length}]")
-    if not np.isfinite(rows).all():
-        raise ValueError(f"{name} row {int(np.isfinite(rows).all(1).argmin())} is not finite")
-    return rows
+    rows = rows.astype(np.float64 if rows.dtype.itemsize > 4 else np.float32, copy=False)
+    if isinstance(rows, Tracer):
+        return rows / row_scale(jax.lax.stop_gradient(largest_entry(rows))) if scaled else rows
+    # Two passes without a copy of the array; NaN and infinity come through.
+    largest = largest_entry(rows) if on_device else np.maximum(rows.max(1, initial=0), -rows.min(1, initial=0))
+    largest = np.asarray(largest)
+    if not (fine := largest <= np.finfo(np.float32).max).all():
+        raise ValueError(f"{name} row {int(fine.argmin())} is not finite in float32")
+    scale = row_scale(largest)
+    if scaled and (scale != 1).any():
+        rows = rows / scale
+    return rows.astype(np.float32, copy=False)
+
+
+def checked_pair(query, gallery, *, scaled: bool = True) -> tuple[Any, Any]:
+    """Query f32[q d] and gallery f32[g d], `checked`, of one length."""
+    query = checked(query, "query", scaled=scaled)
+    return query, checked(gallery, "gallery", query.shape[1], scaled=scaled)

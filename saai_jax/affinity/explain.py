@@ -6,17 +6,17 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from saai_jax.affinity.aim import keep_largest
-from saai_jax.affinity.checks import choice, neighbour_counts
+from saai_jax.affinity.checks import Rows, checked_pair, choice, neighbour_counts
 from saai_jax.affinity.cosine import similarity, unit
 from saai_jax.affinity.topk import top_k
 
 
 def contributions(
-    query: Float[Array, "q d"],
-    gallery: Float[Array, "g d"],
+    query: Float[Rows, "q d"],
+    gallery: Float[Rows, "g d"],
     result: Int[np.ndarray, "q r"],
     *,
     k1: int,
@@ -29,10 +29,11 @@ def contributions(
 
     Their sum over t is the plain distance (1 - A_qg for "paper", -A_qg for "released") less that of `aim` with the
     same arguments; a term below 0 moves the result away. result: gallery rows. Only the affinities that these results
-    need are computed. Raises ValueError for an unknown variant, wrong k1 or k2, an empty gallery, and a result that is
-    no gallery row. Eq. 6 to 10, written as a sum (Section 3.3).
+    need are computed. Raises ValueError for an unknown variant, wrong k1 or k2, an empty gallery, a result that is no
+    gallery row, and features as `checks.checked` does. Eq. 6 to 10, written as a sum (Section 3.3).
     """
     choice("variant", variant, ("released", "paper"))
+    query, gallery = checked_pair(query, gallery)
     counts = neighbour_counts(len(gallery), k1=k1, k2=k2)
     result = np.asarray(result)
     if result.ndim != 2 or len(result) != len(query) or not np.issubdtype(result.dtype, np.integer):

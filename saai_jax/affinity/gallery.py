@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from scipy.sparse import csr_array
 
 from saai_jax.affinity import graph, storage, tiles
-from saai_jax.affinity.checks import choice, finite, neighbour_counts
+from saai_jax.affinity.checks import Rows, checked, choice, neighbour_counts
 from saai_jax.affinity.cosine import Precision, unit_rows
 from saai_jax.affinity.graph import Lists
 from saai_jax.affinity.mesh import AXIS, gallery_mesh, place
@@ -45,7 +45,7 @@ class Gallery:
     @classmethod
     def build(
         cls,
-        embedding: Float[Array, "n d"],
+        embedding: Float[Rows, "n d"],
         *,
         k1: int,
         k2: int,
@@ -64,9 +64,8 @@ class Gallery:
         """
         choice("variant", variant, ("released", "paper"))
         choice("precision", precision, ("highest", "fast"))
-        rows = finite(embedding, "gallery")
+        rows = unit_rows(checked(embedding, "gallery"))
         neighbour_counts(len(rows), k1=k1, k2=k2)
-        rows = unit_rows(rows)
         empty = Lists(np.zeros((len(rows), 0), np.float32), np.zeros((len(rows), 0), np.int32))
         new = cls(rows, empty, int(k1), int(k2), variant, precision, mesh or gallery_mesh(jax.local_devices()[:1]))
         return dataclasses.replace(new, lists=new._listed(rows, min(len(rows), max(k1, k2) + 1 + spare)))
@@ -74,7 +73,7 @@ class Gallery:
     def __len__(self) -> int:
         return len(self.embedding)
 
-    def search(self, query: Float[Array, "q d"], top: int) -> Nearest:
+    def search(self, query: Float[Rows, "q d"], top: int) -> Nearest:
         """The `top` nearest gallery images of every query, whatever other queries come with it.
 
         Raises ValueError for queries of another length or not finite; warns if top exceeds the gallery.
@@ -85,7 +84,7 @@ class Gallery:
             return Nearest(np.zeros((0, top), np.int32), np.zeros((0, top), np.float32))
         return Nearest(*(np.concatenate(x) for x in zip(*found, strict=True)))
 
-    def distances(self, query: Float[Array, "q d"]) -> Float[np.ndarray, "q n"]:
+    def distances(self, query: Float[Rows, "q d"]) -> Float[np.ndarray, "q n"]:
         """AIM distances to all gallery images, as `aim` gives them. Raises as `search`."""
         found = [distance[:, : len(self)] for (distance,) in self._run(self._units(query), tiles.whole)]
         return np.concatenate(found) if found else np.zeros((0, len(self)), np.float32)
@@ -106,9 +105,9 @@ class Gallery:
         distance, cut = run(affinity, np.int32(len(self)), self._spread)
         return self.revise(affinity, 4 * width) if cut else distance
 
-    def add(self, embedding: Float[Array, "m d"]) -> Gallery:
+    def add(self, embedding: Float[Rows, "m d"]) -> Gallery:
         """The gallery with more images at its end, as if all had been built together. Raises as `build`."""
-        rows = unit_rows(finite(embedding, "gallery", self.embedding.shape[1]))
+        rows = unit_rows(checked(embedding, "gallery", self.embedding.shape[1]))
         if not len(rows):
             return self
         whole = dataclasses.replace(self, embedding=np.concatenate([self.embedding, rows]))
@@ -234,8 +233,8 @@ class Gallery:
         """Queries whose entries in M, if they look at `width` rows of it, can be counted in 32 bits."""
         return max(1, (1 << 31) // (width * max(1, int(np.diff(self._factor.indptr).max()))) - 1)
 
-    def _units(self, query: Float[Array, "q d"]) -> Float[np.ndarray, "q d"]:
-        return unit_rows(finite(query, "query", self.embedding.shape[1]))
+    def _units(self, query: Float[Rows, "q d"]) -> Float[np.ndarray, "q d"]:
+        return unit_rows(checked(query, "query", self.embedding.shape[1]))
 
     def _run(self, query, kernel, width: int = 0, **how) -> list[tuple[np.ndarray, ...]]:
         """What the kernel gives for every tile of unit rows, which are scaled once: twice would be other bits."""

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.sparse import csr_array
 
-from saai_jax.affinity.checks import choice, fractions, neighbour_counts
+from saai_jax.affinity.checks import Rows, checked_pair, choice, fractions, neighbour_counts
 from saai_jax.affinity.cosine import dot, unit
 from saai_jax.affinity.topk import top_k
 
@@ -74,8 +74,8 @@ def _jaccard(queries: csr_array, gallery: csr_array) -> Float[np.ndarray, "q g"]
 
 
 def k_reciprocal(
-    query: Float[Array, "q d"],
-    gallery: Float[Array, "g d"],
+    query: Float[Rows, "q d"],
+    gallery: Float[Rows, "g d"],
     *,
     k1: int = 20,
     k2: int = 6,
@@ -101,11 +101,13 @@ def k_reciprocal(
 
     The distances and the ranking run on the device, the sparse sets on the host: it cannot be traced. Takes n x n
     floats. k1 and k2 above the images ranked are lowered to them, with a warning. Raises ValueError for k1 or k2 that
-    is no positive integer, a weight outside [0, 1], unknown neighbours or variant, and an empty gallery.
+    is no positive integer, a weight outside [0, 1], unknown neighbours or variant, an empty gallery, and features as
+    `checks.checked` does.
     """
     choice("neighbours", neighbours, ("all", "query"))
     choice("variant", variant, ("released", "paper"))
     fractions(weight=weight)
+    query, gallery = checked_pair(query, gallery)
     if not len(gallery):
         raise ValueError("the gallery is empty")
     q, n = len(query), len(query) + len(gallery)
@@ -113,7 +115,7 @@ def k_reciprocal(
         return jnp.zeros((0, n))
     candidates, of = (n, "the {} query and gallery images") if neighbours == "all" else (q, "the {} query images")
     k1, k2 = neighbour_counts(candidates, of=of, k1=k1, k2=k2).values()
-    features = jnp.concatenate([jnp.asarray(query), jnp.asarray(gallery)])
+    features = jnp.concatenate([query, gallery])
     distance, nearest = map(np.asarray, _nearest(features, candidates=candidates, k=min(max(k1 + 1, k2), candidates)))
     if variant == "released":
         distance = distance / np.maximum(distance.max(1, keepdims=True), 1e-12)
@@ -125,4 +127,4 @@ def k_reciprocal(
     if k2 > 1:
         weights = csr_array(_rows(nearest[:, :k2], 1 / k2) @ weights)
     jaccard = _jaccard(csr_array(weights[:q]), csr_array(weights[q:]))
-    return jnp.asarray((1 - weight) * jaccard + weight * distance[:q, q:], features.dtype)
+    return jnp.asarray((1 - weight) * jaccard + weight * distance[:q, q:], jnp.float32)

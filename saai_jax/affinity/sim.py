@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from saai_jax.affinity.checks import choice, fractions, neighbour_counts
-from saai_jax.affinity.cosine import euclidean, unit
+from saai_jax.affinity.checks import Rows, checked_pair, choice, fractions, neighbour_counts
+from saai_jax.affinity.cosine import distance_between, unit
 from saai_jax.affinity.topk import top_k
 
 QUERIES_AT_ONCE = 32  # of the q x g x k path lengths; all of SYSU's would be 0.4 GB
@@ -43,8 +43,8 @@ def _distances(query, gallery, *, normalise):
     if normalise:
         query, gallery = unit(query), unit(gallery)
     # Rounding leaves an image 1e-3 from itself.
-    among = jnp.where(jnp.eye(len(gallery), dtype=bool), 0, euclidean(gallery, gallery))
-    return euclidean(query, gallery), among
+    among = jnp.where(jnp.eye(len(gallery), dtype=bool), 0, distance_between(gallery, gallery))
+    return distance_between(query, gallery), among
 
 
 def _paths(query_gallery, among, *, scale, paths, neighbours, own, width):
@@ -93,8 +93,8 @@ def _sim(query_gallery, among, *, graph, mutual, scale, paths, neighbours, kq, k
 
 
 def sim(
-    query: Float[Array, "q d"],
-    gallery: Float[Array, "g d"],
+    query: Float[Rows, "q d"],
+    gallery: Float[Rows, "g d"],
     *,
     graph: bool = True,
     mutual: bool = True,
@@ -125,14 +125,15 @@ def sim(
     expand: the star of R*: joined by the reciprocal sets at round(kg / 2) of its members that lie two thirds in it.
     normalise: features to length 1, which puts d_S in [0, 2 + 2 scale] beside d_M in [0, 1].
     Of equal distances the earlier gallery image is the nearer. All gallery images take part: a protocol's filter, such
-    as the same-camera rule, is applied to the ranking. A query's distances do not depend on other queries.
+    as the same-camera rule, is applied to the ranking. Other queries change a query's distances by rounding alone.
 
     Numbers above the gallery's size (less one without own) are lowered to it, with a warning. Raises ValueError for
     those in use that are no positive integers, paths above neighbours, scale or alpha outside [0, 1], unknown edges,
-    neither graph nor mutual, an empty gallery, and a single image without own.
+    neither graph nor mutual, an empty gallery, a single image without own, and features as `checks.checked` does.
     """
     choice("edges", edges, ("nearest", "either"))
     fractions(scale=scale, alpha=alpha)
+    query, gallery = checked_pair(query, gallery, scaled=normalise)
     if not graph and not mutual:
         raise ValueError("graph and mutual are both False, expected at least one of them")
     if len(gallery) == 1 and not own:

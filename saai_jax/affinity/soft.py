@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from saai_jax.affinity.aim import aim, aim_distance
-from saai_jax.affinity.checks import choice, neighbour_counts
+from saai_jax.affinity.checks import Rows, checked_pair, choice, neighbour_counts
 from saai_jax.affinity.cosine import dot
 
 
@@ -45,8 +45,8 @@ def _soft(query, gallery, temperature, *, k1: int, k2: int, variant: str):
 
 
 def soft_aim(
-    query: Float[Array, "q d"],
-    gallery: Float[Array, "g d"],
+    query: Float[Rows, "q d"],
+    gallery: Float[Rows, "g d"],
     *,
     k1: int,
     k2: int,
@@ -64,9 +64,11 @@ def soft_aim(
     zeros. Works under jit and grad; a temperature that is a JAX array, as in a schedule, is not checked.
 
     k1 and k2 above the gallery's size are lowered to it, with a warning. Raises ValueError for k1 or k2 that is not a
-    positive integer, a temperature that is not a positive number, an unknown variant and an empty gallery.
+    positive integer, a temperature that is not a positive number, an unknown variant, an empty gallery, and features
+    as `checks.checked` does.
     """
     choice("variant", variant, ("released", "paper"))
+    query, gallery = checked_pair(query, gallery)
     counts = neighbour_counts(len(gallery), k1=k1, k2=k2)
     if not isinstance(temperature, jax.Array) and not (isinstance(temperature, numbers.Real) and temperature > 0):
         raise ValueError(f"temperature is {temperature!r}, expected a positive number")

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from saai_jax.affinity.aim import aim
+from saai_jax.affinity.checks import Rows, checked
 from saai_jax.affinity.cosine import cosine, similarity
 from saai_jax.affinity.gallery import Gallery
 
@@ -18,13 +18,13 @@ Trials = Sequence[tuple[np.ndarray, np.ndarray]]  # query rows i[q] and gallery 
 SHARED_BYTES = 1 << 31  # of similarities that are kept while the trials last
 
 
-def shared(embedding: Float[Array, "n d"], trials: Trials):
+def shared(embedding: Float[Rows, "n d"], trials: Trials):
     """All queries and all gallery rows of the trials, and their similarities f[q g]; None if that is no saving."""
     queries, images = (np.unique(np.concatenate([trial[i] for trial in trials])) for i in (0, 1))
     apart = sum(len(query) * len(gallery) for query, gallery in trials)
     if len(queries) * len(images) >= apart or 4 * len(queries) * len(images) > SHARED_BYTES:
         return None
-    return queries, images, jax.jit(similarity)(jnp.asarray(embedding[queries]), jnp.asarray(embedding[images]))
+    return queries, images, jax.jit(similarity)(embedding[queries], embedding[images])
 
 
 @jax.jit
@@ -32,23 +32,31 @@ def _picked(affinity, rows, columns):
     return affinity[rows][:, columns]
 
 
-def cosine_trials(embedding: Float[Array, "n d"], trials: Trials) -> Iterator[Any]:
-    """cosine(embedding[query], embedding[gallery]) of every trial (query rows, gallery rows)."""
+def cosine_trials(embedding: Float[Rows, "n d"], trials: Trials) -> Iterator[Any]:
+    """cosine(embedding[query], embedding[gallery]) of every trial (query rows, gallery rows).
+
+    Raises ValueError as `checks.checked` when the first is asked for.
+    """
+    embedding = np.asarray(checked(embedding, "embedding"))
     common = shared(embedding, trials)
     for query, gallery in trials:
         if common is None:
-            yield cosine(jnp.asarray(embedding[query]), jnp.asarray(embedding[gallery]))
+            yield cosine(embedding[query], embedding[gallery])
         else:
             queries, images, affinity = common
             yield 1 - _picked(affinity, np.searchsorted(queries, query), np.searchsorted(images, gallery))
 
 
-def aim_trials(embedding: Float[Array, "n d"], trials: Trials, *, k1: int, k2: int, **how: Any) -> Iterator[Any]:
-    """aim(embedding[query], embedding[gallery], k1=, k2=, variant=, remove=, expand=) of every trial."""
+def aim_trials(embedding: Float[Rows, "n d"], trials: Trials, *, k1: int, k2: int, **how: Any) -> Iterator[Any]:
+    """aim(embedding[query], embedding[gallery], k1=, k2=, variant=, remove=, expand=) of every trial.
+
+    Raises ValueError as `cosine_trials` and `aim`.
+    """
+    embedding = np.asarray(checked(embedding, "embedding"))
     common = shared(embedding, trials) if how.get("remove", True) and min(len(g) for _, g in trials) > k1 * k2 else None
     if common is None:
         for query, gallery in trials:
-            yield aim(jnp.asarray(embedding[query]), jnp.asarray(embedding[gallery]), k1=k1, k2=k2, **how)
+            yield aim(embedding[query], embedding[gallery], k1=k1, k2=k2, **how)
         return
     queries, images, affinity = common
     k2 = k2 if how.get("expand", True) else 1

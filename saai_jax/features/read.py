@@ -20,6 +20,26 @@ from saai_jax import foreign
 from saai_jax.features.store import Features, FeaturesError, checked, read_npz, whole_texts
 from saai_jax.files import str_array
 
+# What other programs call our fields, without underscores and without the word that tells query and gallery apart.
+KNOWN_AS = {
+    "embedding": ("embedding", "embeddings", "feature", "features", "feat", "feats", "f"),
+    "identity": ("identity", "identities", "pid", "pids", "label", "labels", "id", "ids"),
+    "camera": ("camera", "cameras", "cam", "cams", "camid", "camids"),
+    "modality": ("modality", "modalities", "modal", "modals"),
+    "path": (
+        "path",
+        "paths",
+        "imgpath",
+        "imgpaths",
+        "imagepath",
+        "imagepaths",
+        "filename",
+        "filenames",
+        "file",
+        "files",
+    ),
+}
+
 
 def columns(text: str, split: str = "") -> dict[str, str]:
     """Their name for each of our fields, from "embedding=feat,identity=label,camera=cam,modality=modal,path=name".
@@ -33,6 +53,8 @@ def columns(text: str, split: str = "") -> dict[str, str]:
         if field not in Features._fields:
             close = difflib.get_close_matches(field, Features._fields, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
+            if name in Features._fields:
+                hint = f"; the other way round: {name}={field}"
             raise FeaturesError(f"columns {text!r}: {field!r} is none of {', '.join(Features._fields)}{hint}")
         if not equals or not name:
             raise FeaturesError(f"columns {text!r}: {part.strip()!r} is not field=name")
@@ -63,7 +85,10 @@ def read(
     file, columns = Path(file), dict(columns or {})
     reader = READERS.get(file.suffix.lower())
     if reader is None:
-        raise FeaturesError(f"{file}: no known kind of features file; known are {', '.join(READERS)}")
+        torch = f"torch.load({file.name!r}, map_location='cpu')"
+        way = f"; in Python: d = {torch}; np.savez({file.stem!r}, **{{k: np.asarray(d[k]) for k in d}})"
+        way = way if file.suffix.lower() in (".pt", ".pth") else ""
+        raise FeaturesError(f"{file}: no known kind of features file; known are {', '.join(READERS)}{way}")
     names = {field: columns.get(field, field) for field in Features._fields}
     if reader is _npy and "embedding" in columns:
         raise FeaturesError(f"{file}: a .npy is one array, the embedding; it has no column {columns['embedding']!r}")
@@ -79,9 +104,30 @@ def read(
     missing = {field: name for field, name in names.items() if field not in arrays}
     needed = {"embedding", "identity", "camera", *columns} | (set() if infrared_cameras else {"modality"})
     if absent := [f"{name!r} (for {field})" for field, name in missing.items() if field in needed]:
-        hint = "" if "modality" not in missing or "modality" in columns else "; without it, name the infrared cameras"
-        raise FeaturesError(f"{file}: has no {', '.join(absent)}{hint}")
+        asked = "modality" in missing and "modality" not in columns and not infrared_cameras
+        hint = "" if not asked else "; without it, name the infrared cameras, as --infrared_cameras=3,6"
+        raise FeaturesError(f"{file}: has no {', '.join(absent)}{hint}{_fitting(file)}")
     return _features(file, arrays, infrared_cameras, cameras)
+
+
+def _fitting(file: Path) -> str:
+    """What the file has, and the --columns that fits it as far as its names are known ones."""
+    names = _names(file)
+    plain = {re.sub("query|gallery|_", "", name).lower(): re.sub("query|gallery", "{split}", name) for name in names}
+    found = {field: plain[word] for field, words in KNOWN_AS.items() for word in words if word in plain}
+    line = ",".join(f"{field}={name}" for field, name in found.items())
+    return f"\nit has {', '.join(names) or 'nothing'}" + f"; try --columns={line}" * bool(line)
+
+
+def _names(file: Path) -> list[str]:
+    """What the arrays of a file, or the columns of the table beside it, are called."""
+    if file.suffix.lower() == ".npz":
+        with np.load(file, allow_pickle=False) as archive:
+            return archive.files
+    if file.suffix.lower() == ".npy":
+        with open(file.with_suffix(".csv"), newline="", encoding="utf-8-sig") as stream:
+            return [name.strip() for name in next(csv.reader(stream), [])]
+    return list(foreign.read_arrays(file, ()))
 
 
 def _npy(file: Path, names: Collection[str]) -> dict[str, np.ndarray]:

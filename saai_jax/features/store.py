@@ -68,7 +68,15 @@ def read_npz(file: str | os.PathLike, names: Collection[str]) -> dict[str, np.nd
         if other := [m.filename for m in members if m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]:
             raise FeaturesError(f"{file}: {other[0]} is packed as numpy packs no array")
         refuse_large(file, sum(member.file_size for member in members))
-        arrays = {name: archive[name] for name in names if name in archive}
+        arrays = {}
+        for name in filter(archive.__contains__, names):
+            try:
+                arrays[name] = archive[name]
+            except ValueError as error:
+                if "Object arrays" not in str(error):
+                    raise
+                how = f"save np.array({name}, str), or of numbers np.array({name}.tolist())"
+                raise ValueError(f"{name} is an array of Python objects; {how}") from error
     if odd := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:  # bytes of something else
         raise FeaturesError(f"{file}: {odd[0]} is damaged, or no array")
     return arrays

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -168,14 +169,24 @@ def _brief(series: Sequence[str]) -> dict[str, str]:
     return {name: " ".join(word for word in name.split() if word not in shared) for name in names}
 
 
-def table(points: Sequence[Point], title: str) -> str:
-    """The study in Markdown: a row a label, two columns a series, 'mean ± deviation' in percent."""
+def table(points: Sequence[Point], title: str, width: float = math.inf) -> str:
+    """The study in Markdown: a row a label, two columns a series, 'mean ± deviation' in percent.
+
+    Series beyond `width` characters follow in further tables.
+    """
     names, labels = _brief([p.series for p in points]), list(dict.fromkeys(p.label for p in points))
     cells = {(p.label, p.series, key): _cell(p.mean[key], p.std[key]) for p in points for key in METRICS}
-    columns = [(series, key) for series in names for key in METRICS]
-    lines = [[title, *(f"{names[series]}: {METRICS[key]}" for series, key in columns)]]
-    lines += [[str(label), *(cells.get((label, *column), "") for column in columns)] for label in labels]
-    return results.aligned(lines, 1, markdown=True)
+    tables: list[str] = []
+    for number in range(len(names), 0, -1):
+        tables = []
+        for start in range(0, len(names), number):
+            columns = [(series, key) for series in list(names)[start : start + number] for key in METRICS]
+            lines = [[title, *(f"{names[series]}: {METRICS[key]}" for series, key in columns)]]
+            lines += [[str(label), *(cells.get((label, *column), "") for column in columns)] for label in labels]
+            tables.append(results.aligned(lines, 1, markdown=True))
+        if max(len(text.split("\n", 1)[0]) for text in tables) <= width:
+            break
+    return "\n\n".join(tables)
 
 
 def _cell(mean: float, std: float) -> str:
@@ -212,7 +223,7 @@ def chart(points: Sequence[Point], axis: str) -> Figure:
 
 
 def write(folder: str | os.PathLike, name: str, points: Sequence[Point], title: str) -> str:
-    """Writes <name>.md, .json, .png and .svg of a study into the folder; gives the table."""
+    """Writes <name>.md, .json, .png and .svg of a study into the folder; gives the table, for a screen."""
     text = table(points, title)
     figure = chart(points, title)
     file = functools.partial(os.path.join, os.fspath(folder))
@@ -223,4 +234,4 @@ def write(folder: str | os.PathLike, name: str, points: Sequence[Point], title: 
             temporary.write_text(content + "\n", encoding="utf-8")
     for ending in ("png", "svg"):
         figure.savefig(file(f"{name}.{ending}"), dpi=120)
-    return text
+    return table(points, title, 100)

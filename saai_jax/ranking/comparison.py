@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from saai_jax.ranking.results import HEADINGS, PER_QUERY, ResultsError, aligned
+from saai_jax.ranking.results import HEADINGS, PER_QUERY, ResultsError, grouped, labelled
 from saai_jax.ranking.statistics import bootstrap_interval, paired_test
 
 SETTING = ("dataset", "protocol", "direction", "shots")
@@ -42,23 +42,18 @@ def compare(
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What compare has found as aligned plain text, a line for each metric, and in words which could be chance."""
-    head = ["protocol", "direction", "shots", "first", "second", "metric"]
-    lines = [[*head, "queries", "identities", "difference", "95 % interval", "p", ""]]
+    """What compare has found as plain text, a line for each metric, and in words which could be chance."""
+    lines = []
     for row in rows:
         for key in PER_QUERY:
             found = row[key]
             interval = "-" if found["interval"] is None else "{:+.2f} to {:+.2f}".format(*found["interval"])
             cells = [f"{found['difference']:+.2f}", interval, f"{found['p']:.4f}"]
             verdict = "could be chance" if found["p"] >= LEVEL else "hardly chance"
-            labels = [
-                *(row[label] for label in SETTING[1:]),
-                _called(row, "first"),
-                _called(row, "second"),
-                HEADINGS[key],
-            ]
-            lines.append([*labels, str(row["queries"]), str(row["identities"]), *cells, verdict])
-    return aligned(lines, len(head))
+            title = f"{labelled(row)}, {row['queries']} queries of {row['identities']} identities"
+            labels = _called(row, "first"), _called(row, "second"), HEADINGS[key]
+            lines.append((title, [*labels, *cells, verdict]))
+    return grouped(["first", "second", "metric", "difference", "95 % interval", "p", ""], lines, 3)
 
 
 def _called(row: Mapping[str, Any], side: str) -> str:

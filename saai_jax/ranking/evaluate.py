@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int, UInt8
 
 from saai_jax import parallel
+from saai_jax.affinity.checks import Rows
 from saai_jax.augment import LUMINANCE, normalise
 from saai_jax.metrics import cmc, rank_metrics
 
 CURVE = 100  # places of a CMC that are kept
-Distance = Callable[[Float[Array, "q d"], Float[Array, "g d"]], Float[Array, "q g"]]
+Distance = Callable[[Float[Rows, "q d"], Float[Rows, "g d"]], Float[Array, "q g"]]
 # An embedding and trials (query rows, gallery rows) of it to the distances f[q g] of each.
 TrialDistances = Callable[[Any, Sequence[tuple[np.ndarray, np.ndarray]]], Iterable[Any]]
 
@@ -82,7 +82,7 @@ def score_trials(
     work (`affinity.aim_trials`).
     Raises ValueError for a trial without any true match and for a distance that is not finite.
     """
-    pairs = ((jnp.asarray(embedding[query]), jnp.asarray(embedding[gallery])) for query, gallery in trials)
+    pairs = ((embedding[query], embedding[gallery]) for query, gallery in trials)
     matrices = together(embedding, trials) if together else (distance(*pair) for pair in pairs)
     scores = []
     for (query, gallery), matrix in zip(trials, matrices, strict=True):

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import textwrap
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -159,19 +160,40 @@ def _kinds(line: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as an aligned plain-text table, percentages with two decimals."""
-    texts = ["protocol", "direction", "shots", "inference"]
+    """The rows as plain text of at most 100 columns, below their settings, percentages with two decimals."""
     metrics = ("rank1", "rank10", "rank20", "map", "minp")
-    lines: list[list[str]] = [[*texts, "trials", *COUNTS, *(HEADINGS[key] for key in metrics)]]
+    lines: list[tuple[str, list[str]]] = []
     for line in rows:
         # A step that is taken, as all are by default, is not worth the width; results.json has it.
         parameters = ", ".join(f"{k}={v}" for k, v in line["parameters"].items() if v is not True)
         inference = f"{line['inference']} ({parameters})" if parameters else line["inference"]
-        counts = [line[key] for key in ("trials", *COUNTS)]
-        numbers = [f"{count:.1f}" if isinstance(count, float) else str(count) for count in counts]
-        percent = [f"{line[key]:.2f}" for key in metrics]
-        lines.append([line["protocol"], line["direction"], line["shots"], inference, *numbers, *percent])
-    return aligned(lines, len(texts))
+        title = f"{labelled(line)}, {counted(line)}"
+        first, *more = textwrap.wrap(inference, 44)
+        lines.append((title, [first, *(f"{line[key]:.2f}" for key in metrics)]))
+        lines += [(title, [f"  {part}", *([""] * len(metrics))]) for part in more]
+    return grouped(["inference", *(HEADINGS[key] for key in metrics)], lines, 1)
+
+
+def labelled(line: Mapping[str, Any]) -> str:
+    """What a row ranks, in words."""
+    shots = "" if line["shots"] in ("", "-") else f"{line['shots']} shot"
+    return ", ".join(filter(None, [line["protocol"], line["direction"], shots]))
+
+
+def counted(line: Mapping[str, Any]) -> str:
+    """How much a row ranks, in words; a mean over trials has a decimal."""
+    queries, gallery = (f"{line[key]:.1f}" if isinstance(line[key], float) else line[key] for key in COUNTS)
+    return f"{line['trials']} trial{'s' * (line['trials'] != 1)} of {queries} queries in {gallery} images"
+
+
+def grouped(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], texts: int) -> str:
+    """The cells of the rows as `aligned` has them, each group of them below its title."""
+    top, rule, *body = aligned([head, *(["  " + first, *rest] for _, (first, *rest) in rows)], texts).split("\n")
+    lines = [top, rule]
+    for number, ((title, _), line) in enumerate(zip(rows, body, strict=True)):
+        lines += [title] * (number == 0 or rows[number - 1][0] != title)
+        lines.append(line.rstrip())
+    return "\n".join(lines)
 
 
 def aligned(lines: Sequence[Sequence[str]], texts: int, *, markdown: bool = False) -> str:

@@ -6,11 +6,10 @@ import csv
 import os
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from saai_jax.affinity.checks import finite, neighbour_counts
+from saai_jax.affinity.checks import checked, neighbour_counts
 from saai_jax.affinity.nearest import Nearest
 from saai_jax.files import atomic_write
 from saai_jax.ranking.evaluate import Distance
@@ -22,14 +21,13 @@ def search(query: Float[np.ndarray, "q d"], gallery: Float[np.ndarray, "g d"], d
     """The `top` gallery rows nearest to every query by any distance of `saai_jax.affinity`; the earlier one of equals.
 
     Distances of all pairs are held at once: for galleries beyond that, AIM has `affinity.Gallery.search`, which gives
-    the same. Raises ValueError for an empty gallery, features that are not finite or of two lengths, top that is not
-    a positive integer, and distances that are not finite; warns if top exceeds the gallery.
+    the same. Raises ValueError for an empty gallery, features that the distance refuses, top that is not a positive
+    integer, and distances that are not finite; warns if top exceeds the gallery.
     """
-    query, gallery = finite(query, "query"), finite(gallery, "gallery", np.shape(query)[1])
     top = neighbour_counts(len(gallery), top=top)["top"]
     if not len(query):
         return Nearest(np.zeros((0, top), np.int32), np.zeros((0, top), np.float32))
-    matrix = finite(distance(jnp.asarray(query), jnp.asarray(gallery)), "distance", len(gallery))
+    matrix = np.asarray(checked(distance(query, gallery), "distance", len(gallery), scaled=False))
     order = np.argsort(matrix, axis=1, kind="stable")[:, :top]
     return Nearest(order.astype(np.int32), np.take_along_axis(matrix, order, 1))
 
@@ -37,6 +35,7 @@ def search(query: Float[np.ndarray, "q d"], gallery: Float[np.ndarray, "g d"], d
 def write_csv(file: str | os.PathLike, nearest: Nearest, query: Sequence[str], gallery: Sequence[str]) -> None:
     """Writes a line for every place of every list: query path, rank from 1, gallery path, distance; smaller is closer.
 
+    A path that a spreadsheet would take for a formula gets ./ in front, and is the same path.
     query, gallery: the paths of the rows that were searched. Whole or not at all. Raises ValueError if they do not
     fit the results.
     """
@@ -50,4 +49,8 @@ def write_csv(file: str | os.PathLike, nearest: Nearest, query: Sequence[str], g
         lines.writerow(HEADER)
         for path, rows, values in zip(query, index, distance, strict=True):
             for rank, (row, value) in enumerate(zip(rows, values, strict=True), 1):
-                lines.writerow((path, rank, gallery[row], f"{value:.6f}"))
+                lines.writerow((_cell(path), rank, _cell(str(gallery[row])), f"{value:.6f}"))
+
+
+def _cell(path: str) -> str:
+    return f"./{path}" if path.startswith(("=", "+", "-", "@", "\t", "\r")) else path

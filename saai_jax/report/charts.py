@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from jaxtyping import Float, Int
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -141,6 +143,19 @@ def _style(axes: Axes) -> None:
 
 
 def plain(text: str) -> str:
-    """Text that is neither read as a formula nor, for an underscore in front, left out of a legend."""
-    text = text.encode(errors="replace").decode().replace("$", r"\$")
+    """Text that is neither read as a formula nor, for an underscore in front, left out of a legend.
+
+    What the font lacks, of which matplotlib would warn, is written as its number, \\u738b.
+    """
+    known = _characters()
+    text = text.encode(errors="replace").decode()
+    text = "".join(c if ord(c) in known else c.encode("unicode_escape").decode() for c in text)
+    text = text.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
+
+
+@functools.cache
+def _characters() -> frozenset[int]:
+    """Those that the font of the charts has, and the line's end."""
+    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    return frozenset({ord("\n"), *font.get_charmap()})

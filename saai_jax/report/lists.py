@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from matplotlib.figure import Figure
@@ -74,7 +73,7 @@ def ranked(
     query, gallery = trial
     place = _places(query, shown)
     # All queries are ranked, as in the results: some distances depend on which come together.
-    matrix = distance(jnp.asarray(images.embedding[query]), jnp.asarray(images.embedding[gallery]))
+    matrix = distance(images.embedding[query], images.embedding[gallery])
     found = rank_metrics(matrix, images.identity[query], images.identity[gallery], valid)
     rank = found.identity_rank if unique_identities else found.rank
     places = len(np.unique(images.identity[gallery])) if unique_identities else len(gallery)
@@ -94,7 +93,7 @@ def moves(
     """What moved the results of AIM away from where cosine distance has them."""
     query, gallery = trial
     place = _places(query, shown)
-    queries, others = jnp.asarray(images.embedding[shown]), jnp.asarray(images.embedding[gallery])
+    queries, others = images.embedding[shown], images.embedding[gallery]
     column = _places(gallery, aim.row)
     own = {key: value for key, value in aim.parameters.items() if key in ("k1", "k2", "variant", "remove", "expand")}
     terms = contributions(queries, others, column, **own)

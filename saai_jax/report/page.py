@@ -92,8 +92,8 @@ def write_page(
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         images=len(images.path),
         identities=len(np.unique(images.identity)),
-        headings=results.HEADINGS,
-        rows_by_setting=[(name, list(of)) for name, of in itertools.groupby(rows, key=_setting_of)],
+        headings={key: results.HEADINGS[key] for key in ("rank1", "map", "rank5", "rank10", "rank20", "minp")},
+        rows_by_setting=[(name, list(of)) for name, of in itertools.groupby(rows, key=_counted_setting)],
         intervals=any(row.get("interval") for row in rows),
         curves=list(_curves(rows, ranked, setting, folder)),
         compared=len(compared),
@@ -118,9 +118,11 @@ def write_page(
 
 def _setting_of(row: Mapping[str, Any]) -> str:
     """What a row's queries and galleries are, in words."""
-    shots = "" if row["shots"] in ("", "-") else f"{row['shots']} shot"
-    labels = row["dataset"], row["protocol"], row["direction"], shots
-    return " · ".join(str(label) for label in labels if label)
+    return " · ".join([row["dataset"], *results.labelled(row).split(", ")])
+
+
+def _counted_setting(row: Mapping[str, Any]) -> str:
+    return f"{_setting_of(row)} · {results.counted(row)}"
 
 
 def _chart(figure: Figure, folder: Path, name: str, alt: str, caption: str) -> dict[str, str]:

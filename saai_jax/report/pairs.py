@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from saai_jax.affinity.checks import checked
 from saai_jax.affinity.cosine import unit_rows
 
 BLOCK = 1 << 14  # pairs whose distances are computed together
@@ -33,7 +34,7 @@ def cosine_distances(
 
     Of more than `limit` genuine or impostor pairs so many are drawn, always the same ones.
     """
-    unit = unit_rows(np.asarray(embedding, np.float32))
+    unit = unit_rows(checked(embedding, "embedding"))
     found = [pairs(identity, left, right, same=same, limit=limit) for same in (True, False)]
     values = [_distances(unit, rows) for rows, _ in found]
     return Distances(values[0], values[1], found[0][1], found[1][1])

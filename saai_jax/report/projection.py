@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
+from saai_jax.affinity.checks import checked
 from saai_jax.affinity.cosine import unit_rows
 
 LEAST = 4  # images below which a map says nothing
@@ -37,16 +38,14 @@ def people(
 def tsne(feature: Float[np.ndarray, "n d"], *, seed: int = 0) -> Float[np.ndarray, "n 2"]:
     """t-SNE of the rows scaled to length 1, so that near is alike by cosine; the same for the same rows and seed.
 
-    Perplexity 30, or a third of the images if they are fewer. Raises ValueError for fewer than 4 rows and for a row
-    that is not finite. van der Maaten and Hinton, JMLR 2008, as scikit-learn computes it.
+    Perplexity 30, or a third of the images if they are fewer. Raises ValueError for fewer than 4 rows and as
+    `checks.checked`. van der Maaten and Hinton, JMLR 2008, as scikit-learn computes it.
     """
     from sklearn.manifold import TSNE  # takes a second that only a report should wait
 
-    feature = np.asarray(feature, np.float32)
-    if feature.ndim != 2 or len(feature) < LEAST:
+    feature = np.asarray(checked(feature, "feature"))
+    if len(feature) < LEAST:
         raise ValueError(f"feature is f32{list(feature.shape)}, expected [n d] of at least {LEAST} rows")
-    if not np.isfinite(feature).all():
-        raise ValueError(f"feature row {int(np.isfinite(feature).all(1).argmin())} is not finite")
     perplexity = min(30.0, (len(feature) - 1) / 3)
     start = "pca" if feature.shape[1] > 1 else "random"
     # Of few images the exact gradient is the faster one: the threads of the other wait on each other.

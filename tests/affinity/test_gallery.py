@@ -5,12 +5,12 @@ import warnings
 import jax
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from saai_jax.affinity import Gallery, Nearest, agreement, aim, gallery_mesh
 from saai_jax.affinity.topk import top_k
-from tests.affinity.test_affinity import GOLDEN, slow_aim
+from tests.affinity.test_affinity import GOLDEN, slow_aim, slow_unit
 
 SEEDS = st.integers(0, 2**31)
 KS = st.sampled_from([(1, 1), (2, 3), (6, 4), (60, 60)])  # few: every one is compiled
@@ -45,12 +45,19 @@ def same_lists(found, expected, images):
     assert all(len(set(row)) == len(row) for row in found.index.tolist())
 
 
+def distinct(query, images, k1, k2):
+    """Whether float32 can tell the affinities that Eq. 6 and 7 select from the next: else a distance may jump."""
+    affinity = -np.sort(-slow_unit(np.concatenate([images, query])) @ slow_unit(images).T)
+    return all((affinity[:, k - 1] - affinity[:, k] > 1e-6).all() for k in (k1, k2) if k < len(images))
+
+
 @both
 @quick
 @given(SEEDS, KS)
 def test_distances_are_the_loop_and_the_search_sorts_them(variant, seed, ks):
     query, images = people(seed, images=30)
     k1, k2 = (min(k, 30) for k in ks)
+    assume(distinct(query, images, k1, k2))
     gallery = Gallery.build(images, k1=k1, k2=k2, variant=variant)
     found = gallery.distances(query)
     same(found, slow_aim(query, images, k1, k2, variant), 1e-5)
@@ -102,8 +109,8 @@ def test_results_do_not_depend_on_how_queries_are_batched(seed, sizes):
 @both
 @quick
 @given(SEEDS, KS, st.sampled_from([1, 5, 31]))
-@example(1611168694, (6, 4), 31)  # two of its affinities are equal but for rounding
-@example(1712438641, (6, 4), 31)
+@example(1611168694, (60, 60), 31)  # two of its affinities are equal but for rounding
+@example(1712438641, (60, 60), 31)
 def test_adding_equals_building_together(variant, seed, ks, first):
     query, images = people(seed)
     how = {"k1": ks[0], "k2": ks[1], "variant": variant}
@@ -121,6 +128,7 @@ def test_adding_equals_building_together(variant, seed, ks, first):
 def test_a_subset_equals_its_own_gallery(variant, seed, ks, size, spare):
     query, images = people(seed)
     rows = np.random.default_rng(seed).permutation(len(images))[:size]
+    assume(distinct(query, images[rows], *ks))
     how = {"k1": ks[0], "k2": ks[1], "variant": variant}
     found = quietly(Gallery.build, images, **how, spare=spare).subset(rows)
     np.testing.assert_array_equal(found.embedding, quietly(Gallery.build, images[rows], **how).embedding)
@@ -132,6 +140,7 @@ def test_a_subset_equals_its_own_gallery(variant, seed, ks, size, spare):
 def test_removing_equals_never_having_had(seed, size):
     query, images = people(seed)
     rows = np.random.default_rng(seed).permutation(len(images))[:size]
+    assume(distinct(query, np.delete(images, rows, axis=0), 6, 3))
     left = Gallery.build(images, k1=6, k2=3).remove(np.append(rows, rows[0]))
     same(left.distances(query), aim(query, np.delete(images, rows, axis=0), k1=6, k2=3))
 

@@ -104,6 +104,7 @@ def test_columns():
         ("embedding=", "'embedding=' is not field=name"),
         ("camera=a,camera=b", "camera is named twice"),
         ("embedding={split}_f", "of query and gallery"),
+        ("feat=embedding", "the other way round: embedding=feat$"),
     ):
         with pytest.raises(FeaturesError, match=message):
             columns(text)
@@ -150,8 +151,35 @@ def test_without_path_and_modality(tmp_path, name, warned):
     assert warned == [f"{tmp_path / name}: no path: protocols that need the names of files cannot be used"]
     with pytest.raises(FeaturesError, match=r"has no 'modality' \(for modality\); without it, name the infrared cam"):
         read(tmp_path / name)
-    with pytest.raises(FeaturesError, match=r"has no 'm' \(for modality\), 'p' \(for path\)$"):
+    with pytest.raises(FeaturesError, match=r"has no 'm' \(for modality\), 'p' \(for path\)\nit has "):
         read(tmp_path / name, {"modality": "m", "path": "p"}, infrared_cameras=(3,))
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "fits"),
+    [
+        ("a.npz", ("feat", "pid", "camid", "img_path"), "embedding=feat,identity=pid,camera=camid,path=img_path"),
+        ("a.npy", ("embedding", "label", "cam"), "identity=label,camera=cam"),
+        ("a.h5", ("features", "Labels", "cam"), "embedding=features,identity=Labels,camera=cam"),
+        ("a.mat", ("query_f", "query_label"), "embedding={split}_f,identity={split}_label"),
+        ("new.mat", ("feature", "pids", "x"), "embedding=feature,identity=pids"),
+    ],
+)
+def test_a_file_of_other_names_is_listed_with_the_columns_that_fit(tmp_path, name, keys, fits):
+    WRITERS[name](tmp_path / name, dict(zip(keys, arrays().values(), strict=False)))
+    with pytest.raises(FeaturesError, match="has no ") as error:
+        read(tmp_path / name, {"embedding": "e"} if name != "a.npy" else None)
+    said = str(error.value).splitlines()[1]
+    assert said.endswith(f"; try --columns={fits}")
+    assert all(key in said for key in keys[1:])
+
+
+def test_what_another_program_saved_as_objects_or_by_pytorch_is_told_how_to_save_it(tmp_path):
+    np.savez(tmp_path / "a.npz", **arrays() | {"path": arrays()["path"].astype(object)})
+    with pytest.raises(FeaturesError, match=r"path is an array of Python objects; save np\.array\(path, str\)"):
+        read(tmp_path / "a.npz")
+    with pytest.raises(FeaturesError, match=r"torch\.load\('a\.pth', .*np\.savez\('a', "):
+        read(tmp_path / "a.pth")
 
 
 def test_cameras(tmp_path):

@@ -59,7 +59,7 @@ def test_faults_of_the_lists_are_named_with_their_lines(ranked, tmp_path):
             ranked(*arguments)
         return str(error.value)
 
-    assert "query.txt:3: 'x.png' is none of the 5 paths" in message("# one\na #1.png\nx.png", "b.png")
+    assert "query.txt:3: 'x.png' is none of the 5 paths, such as '" in message("# one\na #1.png\nx.png", "b.png")
     assert "gallery.txt:4: 'b.png' stands in line 1 already" in message("a #1.png", "b.png\nd.png\n\nb.png")
     many = message("\n".join(f"{i}.png" for i in range(20)), "b.png")
     assert (len(many.splitlines()), many.splitlines()[-1].endswith("20 such lines in all")) == (9, True)

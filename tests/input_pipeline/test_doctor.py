@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import llcm, market, regdb, sysu
 from input_pipeline import doctor
 from input_pipeline.index import DataError
+from input_pipeline.source import READERS
+from modes import training
+from modes.building import source_of
 from tests.input_pipeline.test_images import noise
 from tests.input_pipeline.test_llcm import write_llcm
 from tests.input_pipeline.test_regdb import write_regdb
 from tests.input_pipeline.test_sysu import SMALL, write_permutation, write_sysu
+
+CONFIGS = {"sysu": sysu.get_config, "regdb": regdb.get_config, "llcm": llcm.get_config, "market1501": market.get_config}
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -43,6 +49,10 @@ def each_in_one_line(found, *parts):
 def test_a_sound_set_has_no_problems(tmp_path, dataset):
     WRITERS[dataset](tmp_path, content=content)
     assert examine(tmp_path, dataset) == []
+    for folder in [tmp_path, *(path for path in tmp_path.rglob("*") if path.is_dir())]:
+        for name in (".DS_Store", "._0001.jpg", "Thumbs.db", "desktop.ini"):  # as systems leave them behind
+            (folder / name).write_bytes(b"x")
+    assert examine(tmp_path, dataset) == []
 
 
 @pytest.mark.parametrize("dataset", doctor.DATASETS)
@@ -52,6 +62,42 @@ def test_an_absent_set_is_told_where_to_apply_for(tmp_path, dataset):
         assert str(root) in line
         assert "http" in line
         assert "Expected layout" in line
+
+
+@pytest.mark.parametrize("dataset", ["sysu", "regdb", "llcm", "market1501"])
+def test_a_root_that_is_beside_the_set_is_told_where_it_is(tmp_path, dataset):
+    """Absent, one folder too high, one too low, and in other letters; what is right is left to the reader."""
+    reader, (first, *others) = READERS[dataset], READERS[dataset].FOLDERS
+    for root in (tmp_path, tmp_path / "absent"):
+        said = doctor.misplaced(root, reader)
+        assert f"{root}: " in said.splitlines()[0]
+        assert "--config.data.root=DIR" in said.splitlines()[0]
+        assert ("--mode=doctor" in said) == (dataset in doctor.DATASETS)
+        assert reader.APPLY in said.splitlines()[1]
+    there = tmp_path / "deep" / "set"
+    for name in (first, *others):
+        (there / name).mkdir(parents=True)
+    assert doctor.misplaced(there, reader) == ""
+    for root in (tmp_path, there.parent, there / first):
+        assert f"{there} looks like it: --config.data.root={there}" in doctor.misplaced(root, reader)
+    (there / others[0]).rename(there / others[0].swapcase())
+    assert f"{there}: rename {others[0].swapcase()} to {others[0]};" in doctor.misplaced(there, reader)
+    config = CONFIGS[dataset]()
+    config.data.root = str(there)
+    with pytest.raises(DataError, match="rename"):
+        source_of(config).read("train")
+
+
+def test_a_sound_set_is_counted(tmp_path, capsys):
+    write_sysu(tmp_path, SMALL, content)
+    config = sysu.get_config()
+    config.data.root, config.data.published = str(tmp_path), False
+    training.doctor(config)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{tmp_path}: nothing wrong was found"
+    assert said[1] == "train: 2 identities, 25 visible and 16 infrared images, all of them decoded"
+    assert [line.split(":")[0] for line in said[1:]] == ["train", "val", "test", "protocols of test"]
+    assert "sysu-official-all, sysu-official-indoor" in said[-1]
 
 
 def test_an_unknown_data_set_is_an_error(tmp_path):

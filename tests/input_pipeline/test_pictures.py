@@ -117,14 +117,22 @@ def test_errors_name_the_file_or_the_folder(tmp_path):
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "b.png")
     write(tmp_path / "c.png")
     index = read_folder(tmp_path, "visible")
-    with pytest.raises(DataError, match=r"(?s)a\.jpg: not a readable image, 10 bytes.*b\.png: mode I;16 with more"):
+    with pytest.raises(
+        DataError, match=r"(?s)/a\.jpg: not a readable image, 10 bytes.*b\.png: mode I;16 with more"
+    ) as error:
         refuse_unreadable(Pictures(tmp_path, index), "pictures", 2)
+    found: dict[int, str] = {}
+    refuse_unreadable(Pictures(tmp_path, index), "pictures", 2, found)
+    assert [found[row] for row in (0, 1)] == str(error.value).splitlines()
+    assert str(error.value).startswith(str(tmp_path))
 
 
 def test_other_files_are_left_out_aloud(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(logging, "warning", lambda message, *values: said.append(message % values))
     write(tmp_path / "1.png")
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store"):
+        (tmp_path / name).write_text("x")
     read_folder(tmp_path, "visible")
     assert not said
     (tmp_path / "2.webp").write_text("x")

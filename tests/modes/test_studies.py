@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import ablation as plans
-from modes import studies
+from modes import reporting, studies
 from modes.ranking import rank
 from saai_jax import affinity
 from saai_jax.ranking import results
@@ -47,3 +47,11 @@ def test_a_point_of_a_study_is_the_distance_with_one_thing_changed(kept, name, v
     found = studies.studied(config, name, 6, 3)[value].distance(query, gallery)
     given = dict(config.sim) | changes if distance is affinity.sim else changes
     np.testing.assert_array_equal(found, distance(query, gallery, **given))
+
+
+def test_a_report_of_features_is_titled_by_their_file(kept, tmp_path, monkeypatch):
+    folder, config = kept
+    titles = []
+    monkeypatch.setattr(reporting.page, "write_page", lambda *_, title, **__: titles.append(title))
+    reporting.report(config, str(tmp_path), features=[str(folder / "features.npz")])
+    assert titles == ["saai-jax: sysu: features.npz"]

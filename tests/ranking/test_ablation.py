@@ -163,6 +163,9 @@ def test_table():
     assert alone[2] == "| a      |              10.00 |           20.00 |"
     gap = ablation.table(points([1, 3])[:-1], "p").splitlines()[-1]
     assert gap == "| 3 |   12.00 ± 1.00 | 22.00 ± 1.00 |              |              |"
+    wide = ablation.table(points([1], ["cosine", "aim", "sim", "k_reciprocal"]), "p", 100).split("\n\n")
+    assert [text.count("rank-1") for text in wide] == [3, 1]
+    assert max(len(line) for text in wide for line in text.splitlines()) <= 100
 
 
 @pytest.mark.parametrize(("labels", "style"), [([0.0, 0.5, 1.0], "-"), (["L_id", "all of the losses", "x"], "None")])

@@ -165,17 +165,22 @@ def test_read_missing_file(tmp_path):
 
 
 def test_table():
-    lines = [row(), row(inference="cosine", parameters={}, per_trial=[trial(100.0)])]
+    long = {"variant": "released", "remove": False} | dict.fromkeys(["paths", "neighbours", "kq", "kg"], 20)
+    lines = [row(), row(parameters=long), row(inference="cosine", parameters={}, per_trial=[trial(100.0)])]
     assert results.table(lines).splitlines() == [
-        "protocol  direction            shots   inference         trials  queries  gallery  rank-1  rank-10  rank-20"
-        "    mAP   mINP",
-        "--------  -------------------  ------  ----------------  ------  -------  -------  ------  -------  -------"
-        "  -----  -----",
-        "all       infrared to visible  single  aim (k1=4, k2=1)       2     3803      301   70.50    90.00    95.00"
-        "  60.00  40.00",
-        "all       infrared to visible  single  cosine                 1     3803      301  100.00    90.00    95.00"
-        "  60.00  40.00",
+        "inference                                   rank-1  rank-10  rank-20    mAP   mINP",
+        "------------------------------------------  ------  -------  -------  -----  -----",
+        "all, infrared to visible, single shot, 2 trials of 3803 queries in 301 images",
+        "  aim (k1=4, k2=1)                           70.50    90.00    95.00  60.00  40.00",
+        "  aim (variant=released, remove=False,       70.50    90.00    95.00  60.00  40.00",
+        "    paths=20, neighbours=20, kq=20, kg=20)",
+        "all, infrared to visible, single shot, 1 trial of 3803 queries in 301 images",
+        "  cosine                                    100.00    90.00    95.00  60.00  40.00",
     ]
+    names = dict(
+        protocol="sysu-official-indoor", direction="infrared-to-visible", parameters=long | lines[0]["parameters"]
+    )
+    assert max(map(len, results.table([row(**names)]).splitlines())) <= 100
 
 
 def test_a_picture_in_several_folds_is_one_query():

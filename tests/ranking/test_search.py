@@ -76,6 +76,14 @@ def test_csv(tmp_path):
             ["ü.png", "1", "b.png", "-1.000000"],
             ["ü.png", "2", "c.png", "0.333333"],
         ]
+    write_csv(file, found, ["=1+2.png", "@a.png"], ["-a.png", "+b.png", "a=b.png"])  # formulas, to a spreadsheet
+    rows = [line.split(",")[:3:2] for line in file.read_text(encoding="utf-8").splitlines()[1:]]
+    assert rows == [
+        ["./=1+2.png", "a=b.png"],
+        ["./=1+2.png", "./-a.png"],
+        ["./@a.png", "./+b.png"],
+        ["./@a.png", "a=b.png"],
+    ]
     with pytest.raises(ValueError, match="results are of 2 queries, and 1 paths were given"):
         write_csv(file, found, ["q"], ["a", "b", "c"])
     with pytest.raises(ValueError, match="results name gallery row 2, and 2 paths were given"):

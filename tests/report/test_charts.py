@@ -83,6 +83,16 @@ def test_attention_maps(tmp_path):
         pictures.attention_maps(images, attention, ["a"])
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["$\\frac{$.jpg", "王 \U0001f6b6.jpg", "_\t\udc80"])
+def test_any_name_can_be_drawn(name, tmp_path):
+    """Without being read as a formula, and without matplotlib's warning of a character that its font lacks."""
+    image = np.zeros((1, 8, 4, 3), np.uint8)
+    nearest = Nearest(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32))
+    pictures.search_lists(image, image[None], nearest, [name]).savefig(tmp_path / "list.png")
+    charts.save(charts.cmc_curves({name: np.ones(3)}, name), tmp_path, "curves")
+
+
 def test_search_lists():
     found = Nearest(np.zeros((2, 3), np.int32), np.arange(6, dtype=np.float32).reshape(2, 3))
     query, images = np.zeros((2, 12, 6, 3), np.uint8), np.full((2, 3, 12, 6, 3), 200, np.uint8)

@@ -170,12 +170,16 @@ def test_names_and_contrast(opened, scheme):
 
 
 def test_fits_a_phone(opened):
-    opened.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 780, "deviceScaleFactor": 2, "mobile": True}
-    )
+    """The results show rank-1 and mAP of each row, too."""
+    screen = {"height": 780, "deviceScaleFactor": 2, "mobile": True}
     try:
-        opened.refresh()
-        assert opened.execute_script("return document.documentElement.scrollWidth") <= 360
+        for width in (360, 390):
+            opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, **screen})
+            opened.refresh()
+            assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+        head = opened.find_elements(By.CSS_SELECTOR, ".scroll thead th")[:3]
+        assert [cell.text for cell in head] == ["inference", "rank-1 (%)", "mAP (%)"]
+        assert head[2].rect["x"] + head[2].rect["width"] <= 390
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

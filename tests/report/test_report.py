@@ -179,7 +179,9 @@ def test_table_has_intervals_and_curves_their_rows(full, bare):
         low, high = row[key]["map"]
         assert soft.count(f"{mark} [{low:.2f}, {high:.2f}]") == 6
     groups = [text for attributes, text in found.all("span") if attributes.get("class") == "pin"][1:3]
-    assert groups == [f"{report_run.HOSTILE} · p{p} · single shot" for p in range(2)]
+    assert groups == [
+        f"{report_run.HOSTILE} · p{p} · single shot · 2 trials of 30 queries in 30 images" for p in range(2)
+    ]
     curves = [a["alt"] for a, _ in found.all("img") if a["alt"].startswith("CMC curves")]
     assert len(curves) == 2
     assert all("AIM: 30.0 % at rank 1, 99.0 % at rank 30" in alt for alt in curves)
