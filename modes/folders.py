@@ -12,7 +12,7 @@ from input_pipeline import pictures as own_pictures
 from input_pipeline.batches import eval_batches
 from input_pipeline.images import refuse_unreadable
 from input_pipeline.index import Index
-from modes.building import embed_batches, inferences_of, trained
+from modes.building import embed_batches, inferences_of, source_of, trained
 from saai_jax import affinity, features
 from saai_jax.ranking import search as ranked
 from saai_jax.report.pictures import search_lists
@@ -30,7 +30,8 @@ def embed_folder(
     index = own_pictures.read_folder(folder, modality, identities=identities)
     images = own_pictures.Pictures(folder, index)
     refuse_unreadable(images, folder, d.threads)
-    how = {"height": d.height, "width": d.width, "batch": config.eval.batch, "threads": d.threads, "workers": d.workers}
+    size = source_of(config).size
+    how = {"size": size, "batch": config.eval.batch, "threads": d.threads, "workers": d.workers}
     embedding = embed_batches(config, system, variables, eval_batches(images, index, **how), len(index), folder)
     return features.Features(embedding, index.identity, index.camera, index.modality, index.path)
 
@@ -86,4 +87,4 @@ def search(
 
 def _pictures(config: ConfigDict, folder: str, of: features.Features, rows: np.ndarray) -> np.ndarray:
     index = Index(path=of.path, identity=of.identity, camera=of.camera, modality=of.modality)
-    return own_pictures.decoded(folder, index, rows, config.data.height, config.data.width)
+    return own_pictures.decoded(folder, index, rows, source_of(config).size)

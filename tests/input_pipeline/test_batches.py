@@ -17,10 +17,11 @@ from PIL import Image
 
 from input_pipeline import records
 from input_pipeline.batches import Decoded, eval_batches, train_batches
-from input_pipeline.images import Folder
+from input_pipeline.images import Folder, Size
 from input_pipeline.index import Index
 
 N, B, HEIGHT, WIDTH = 22, 8, 12, 6
+SIZE = Size(HEIGHT, WIDTH)
 KEYS = ("image", "identity", "camera", "modality")
 
 
@@ -60,11 +61,11 @@ def collect(batches):
 
 
 def train(data, rows, **options):
-    return collect(train_batches(*data, rows, height=HEIGHT, width=WIDTH, **options))
+    return collect(train_batches(*data, rows, size=SIZE, **options))
 
 
 def evaluate(data, **options):
-    return collect(eval_batches(*data, height=HEIGHT, width=WIDTH, **options))
+    return collect(eval_batches(*data, size=SIZE, **options))
 
 
 def expected(data, rows):
@@ -114,13 +115,13 @@ def test_any_number_of_workers(data, rows):
 def test_resized_pictures_make_the_same_batches(data, rows, tmp_path, workers):
     images, index = data
     where = tmp_path, "noise", "train"
-    records.store_resized(images, index, *where, HEIGHT, WIDTH)
+    records.store_resized(images, index, *where, SIZE)
     # What is read is the pixels, not the files: their sizes still match, but none can be decoded.
     root = tmp_path / "unreadable"
     root.mkdir()
     for path in index.path:
         (root / path).write_bytes(bytes((Path(images.root) / path).stat().st_size))
-    resized = records.Resized(*where, index, root, HEIGHT, WIDTH)
+    resized = records.Resized(*where, index, root, SIZE)
     assert_same(train((resized, index), rows, workers=workers), [expected(data, row) for row in rows])
     assert_same(evaluate((resized, index), batch=B, workers=workers), evaluate(data, batch=B))
 
@@ -139,7 +140,7 @@ def test_a_resumed_run_reads_the_rest_of_the_rows(data, rows, step):
 
 
 def test_nothing_is_read_twice_or_kept(data, rows):
-    with reading(train_batches(*data, rows, height=HEIGHT, width=WIDTH)) as batches:
+    with reading(train_batches(*data, rows, size=SIZE)) as batches:
         first = [np.array(batch["image"]) for batch in itertools.islice(batches, 2)]
         rest = [np.array(batch["image"]) for batch in batches]
     np.testing.assert_array_equal(first + rest, [expected(data, row)["image"] for row in rows])
@@ -156,7 +157,7 @@ def test_eval_batches_are_every_image_once_in_index_order(data, batch):
 def hold_a_batch():
     """Reads a batch of the arguments on standard input, prints its shared memory and the workers, and waits."""
     flags.FLAGS.mark_as_parsed()
-    batches = train_batches(*pickle.load(sys.stdin.buffer), height=HEIGHT, width=WIDTH, workers=2, threads=1)
+    batches = train_batches(*pickle.load(sys.stdin.buffer), size=SIZE, workers=2, threads=1)
     image = next(batches)["image"]
     print(image.shm.name, *(child.pid for child in multiprocessing.active_children()), flush=True)
     time.sleep(600)
@@ -180,7 +181,7 @@ def test_workers_and_shared_memory_end_with_a_parent_that_is_killed(data, rows):
 
 def test_a_plans_batches_have_room_for_every_host(data, rows):
     with pytest.raises(ValueError, match="a batch of 8 images cannot be divided evenly among 3 hosts"):
-        train_batches(*data, rows, height=HEIGHT, width=WIDTH, hosts=3)
+        train_batches(*data, rows, size=SIZE, hosts=3)
 
 
 def test_decoded_is_by_place_in_the_rows(data):

@@ -61,7 +61,7 @@ def test_grey_and_colour_pictures_become_batches_of_one_size(tmp_path):
     write(tmp_path / "1.png", (9, 5), 100)
     write(tmp_path / "2.png", (20, 30, 3), 50)
     index = read_folder(tmp_path, "visible")
-    (batch,) = eval_batches(Pictures(tmp_path, index), index, height=4, width=2, batch=8, threads=1)
+    (batch,) = eval_batches(Pictures(tmp_path, index), index, size=Size(4, 2), batch=8, threads=1)
     np.testing.assert_array_equal(batch["image"], np.array([100, 50]).reshape(2, 1, 1, 1) * np.ones((2, 4, 2, 3)))
     assert batch["modality"].tolist() == [0, 0]
     some = decoded(tmp_path, index, np.array([[1, 0], [1, 1]]), 4, 2)
