@@ -12,7 +12,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import common
-from modes.building import TRAINED_FREE, system_of
+from input_pipeline.index import Setting
+from modes.building import TRAINED_FREE, aim_of, system_of
 from saai_jax import affinity, augment, train
 from saai_jax.losses.centres import centre_separation
 from saai_jax.models import cpu
@@ -45,12 +46,12 @@ def test_every_file_gives_the_same_fields(name):
 SHARED = {
     "model.dtype": ("float32", {}, "row 18"),
     "model.remat": (False, {}, "ours: memory alone"),
-    "aim.variant": ("released", {"paper": "paper"}, "row 7"),
+    "aim.variant": ("released", {}, "row 7"),
     "aim.remove": (True, {}, "Eq. 6"),
     "aim.expand": (True, {}, "Eq. 7"),
     "aim.sysu_all_single": ((4, 1), {}, "paper"),
     "aim.sysu_all_multi": ((20, 6), {}, "paper"),
-    "aim.sysu_indoor_single": ((2, 2), {"paper": (4, 1)}, "row 8"),
+    "aim.sysu_indoor_single": ((2, 2), {}, "row 8"),
     "aim.sysu_indoor_multi": ((20, 6), {}, "paper"),
     "aim.regdb": ((8, 2), {}, "paper"),
     **{f"aim.{name}": ((8, 2), {}, "ours") for name in ("llcm", "market1501", "dukemtmc", "custom", "own")},
@@ -104,6 +105,8 @@ SAAI = {
     "train.milestones": ((80, 120), {}, "paper"),
     "train.decay": (0.1, {}, "paper: 0.1, then 0.01 of the rate"),
     "train.teacher_rate": (0.02, {"paper": 0.2}, "row 9"),
+    "aim.variant": ("released", {"paper": "paper"}, "row 7"),
+    "aim.sysu_indoor_single": ((2, 2), {"paper": (4, 1)}, "row 8"),
 }
 # Where the release of AGW, CAJ or MPANet says nothing of a data set, SYSU-MM01's numbers serve.
 AGW = {
@@ -121,7 +124,7 @@ AGW = {
     "model.pooling": ("gem", {"agw-base": "mean"}, "release"),
     "model.mirror": (False, {"caj": True}, "release; CAJ's testa.py"),
     "loss.triplet": ("weighted", {"agw-base": "hard", "caj": "squared"}, "release"),
-    "loss.triplet_variant": ("released", {"paper": "paper"}, "row A1"),
+    "loss.triplet_variant": ("released", {"paper": "paper"}, "row 23"),
     "loss.margin": (0.3, {}, "release: of base"),
     "augment.pad": (10, {}, "release"),
     "augment.views": (1, {"caj": 2}, "CAJ's release"),
@@ -262,6 +265,24 @@ def test_words_choose_what_is_reported():
     assert (c.eval.shots, c.eval.search) == ("multi", "indoor")
     c = config("sysu", "singleshot,multishot")
     assert (c.eval.shots, c.eval.search) == ("single,multi", "all,indoor")
+
+
+@pytest.mark.parametrize(
+    ("shots", "place", "expected"),
+    [
+        ("single", "all", (4, 1)),
+        ("multi", "all", (20, 6)),
+        ("single", "indoor", (2, 2)),
+        ("multi", "indoor", (20, 6)),
+    ],
+)
+def test_agw_is_ranked_by_both_galleries_with_the_k_of_each_setting(shots, place, expected):
+    c = config("sysu", "agw")
+    assert c.eval.protocol == "sysu-random,sysu-official"
+    for protocol in ("sysu-random", "sysu-official"):
+        setting = Setting("sysu", f"{protocol}-{place}", "infrared-to-visible", shots, [], None)
+        assert aim_of(c, setting) == expected
+    assert [config(name, "agw").eval.protocol for name in ("regdb", "llcm")] == ["", ""]
 
 
 def test_validate_trains_on_fewer_identities_and_keeps_the_best():

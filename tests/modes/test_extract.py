@@ -100,7 +100,7 @@ def picture(path):
 
 
 def test_ones_own_pictures_are_resized_as_configured(tmp_path, monkeypatch):
-    (tmp_path / "a.bmp").write_bytes(picture(0))
+    (tmp_path / "a.bmp").write_bytes(picture("a"))
     whole = Image.open(tmp_path / "a.bmp").convert("RGB")
     c = regdb.get_config()
     c.data.height, c.data.width = HEIGHT, WIDTH
