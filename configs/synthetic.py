@@ -24,7 +24,11 @@ def size(name: str, height: int, width: int) -> common.Preset:
 
 def layout(name: str) -> common.Preset:
     """Another data set's folders and protocol."""
-    return lambda config: config.update({"dataset": name})
+
+    def preset(config):
+        config.dataset, config.eval.protocol = name, ""
+
+    return preset
 
 
 def tiny(config) -> None:

@@ -12,6 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import common
+from input_pipeline import sysu
 from input_pipeline.index import Setting
 from modes.building import TRAINED_FREE, aim_of, system_of
 from saai_jax import affinity, augment, train
@@ -280,9 +281,10 @@ def test_agw_is_ranked_by_both_galleries_with_the_k_of_each_setting(shots, place
     c = config("sysu", "agw")
     assert c.eval.protocol == "sysu-random,sysu-official"
     for protocol in ("sysu-random", "sysu-official"):
-        setting = Setting("sysu", f"{protocol}-{place}", "infrared-to-visible", shots, [], None)
+        setting = Setting("sysu", f"{protocol}-{place}", "infrared-to-visible", shots, [], sysu.valid, True)
         assert aim_of(c, setting) == expected
-    assert [config(name, "agw").eval.protocol for name in ("regdb", "llcm")] == ["", ""]
+    others = [("regdb", "agw"), ("llcm", "agw"), ("synthetic", "regdb,agw"), ("synthetic", "agw,llcm")]
+    assert [config(*other).eval.protocol for other in others] == [""] * 4
 
 
 def test_validate_trains_on_fewer_identities_and_keeps_the_best():
