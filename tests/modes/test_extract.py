@@ -103,12 +103,12 @@ def test_ones_own_pictures_are_resized_as_configured(tmp_path, monkeypatch):
     (tmp_path / "a.bmp").write_bytes(picture("a"))
     whole = Image.open(tmp_path / "a.bmp").convert("RGB")
     c = regdb.get_config()
-    c.data.height, c.data.width = HEIGHT, WIDTH
+    c.data.height, c.data.width = 9, 5
     monkeypatch.setattr(folders, "embed_batches", lambda c, system, variables, batches, *_: next(batches)["image"])
     for name in ("bilinear", "lanczos"):
         c.data.resample = name
         found = folders.embed_folder(c, None, None, str(tmp_path), "visible")
-        wanted = np.asarray(whole.resize((WIDTH, HEIGHT), Image.Resampling[name.upper()]))
+        wanted = np.asarray(whole.resize((5, 9), Image.Resampling[name.upper()]))
         np.testing.assert_array_equal(found.embedding, [wanted])
         np.testing.assert_array_equal(folders._pictures(c, str(tmp_path), found, np.array([0])), [wanted])
     c.data.resample = "nearest"
