@@ -24,7 +24,7 @@ from benchmarks.measuring import in_turn, load_torch, measured, to_torch
 from benchmarks.torch_affinity import score
 from input_pipeline import sysu
 from input_pipeline.batches import eval_batches
-from input_pipeline.images import Folder
+from input_pipeline.images import Folder, Size
 from saai_jax.ranking.evaluate import score_trials
 
 IDENTITIES = 395  # that SYSU-MM01 trains on
@@ -120,8 +120,8 @@ def protocol(args: argparse.Namespace):
     batches = held(args)
     with tempfile.TemporaryDirectory(prefix="saai-evaluate-") as folder:
         index = drawn(folder, args.images, args.height * 3 // 2)
-        size = {"height": args.height, "width": args.height // 2, "batch": args.batch}
-        read = functools.partial(eval_batches, Folder(folder, index), index, **size)
+        size = Size(args.height, args.height // 2)
+        read = functools.partial(eval_batches, Folder(folder, index), index, size=size, batch=args.batch)
         calls = {
             "reading alone": lambda: sum(len(b["image"]) for b in read()),
             "embedding alone": lambda: features_of(batches),

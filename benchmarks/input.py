@@ -30,7 +30,7 @@ from benchmarks.measuring import cell, load_torch, median
 from benchmarks.ours import NETWORKS, configured, step_of
 from input_pipeline import records
 from input_pipeline.batches import Images, train_batches
-from input_pipeline.images import Folder
+from input_pipeline.images import Folder, Size
 from input_pipeline.index import Index
 from input_pipeline.sampling import sampling_plan
 from input_pipeline.scenes import CAMERAS
@@ -83,8 +83,8 @@ class Loader(NamedTuple):
 
 def ours(images: Images, index: Index, rows: np.ndarray, args: argparse.Namespace, threads: int, workers: int):
     """Our batches of a plan's rows i32[steps b]."""
-    size = {"height": args.height, "width": args.height // 2}
-    batches = train_batches(images, index, rows, **size, threads=threads, workers=workers)
+    size = Size(args.height, args.height // 2)
+    batches = train_batches(images, index, rows, size=size, threads=threads, workers=workers)
     return Loader(batches, max(1, workers) * (max(2, threads) + 2))
 
 
@@ -180,8 +180,9 @@ def prepared(folder: str, index: Index, height: int) -> dict[str, Any]:
     """The folder's pictures, with nothing prepared, packed, and decoded and resized before."""
     files, where = Folder(folder, index), (os.path.join(folder, "prepared"), "drawn", "train")
     records.pack(files, index, *where)
-    records.store_resized(files, index, *where, height, height // 2)
-    resized = records.Resized(*where, index, folder, height, height // 2)
+    size = Size(height, height // 2)
+    records.store_resized(files, index, *where, size)
+    resized = records.Resized(*where, index, folder, size)
     return {"files": files, "packed": records.Packed(*where, index, folder), "resized": resized}
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypedDict
 import grain
 import numpy as np
 
-from input_pipeline.images import decode, resize
+from input_pipeline.images import Size, decode, resize
 from input_pipeline.index import Index
 
 
@@ -40,9 +40,9 @@ class Images(Protocol):
 class Decoded:
     """Random access to the decoded, resized records of the given rows, in their order."""
 
-    def __init__(self, images: Images, index: Index, rows: np.ndarray, height: int, width: int):
+    def __init__(self, images: Images, index: Index, rows: np.ndarray, size: Size):
         self._images, self._index, self._rows = images, index, rows.reshape(-1)
-        self._labels, self._size = index.labels(), (height, width)
+        self._labels, self._size = index.labels(), size
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -51,7 +51,7 @@ class Decoded:
         row = int(self._rows[int(index)])
         image = self._images[row]
         if isinstance(image, bytes):
-            image = resize(decode(image, str(self._index.path[row])), *self._size)
+            image = resize(decode(image, str(self._index.path[row])), self._size)
         return {
             "image": image,
             "identity": self._labels[row],
@@ -60,10 +60,10 @@ class Decoded:
         }
 
 
-def decoded(images: Images, index: Index, rows: np.ndarray, height: int, width: int) -> np.ndarray:
+def decoded(images: Images, index: Index, rows: np.ndarray, size: Size) -> np.ndarray:
     """u8[* h w 3], the pictures of rows i32[*]. DataError: as `images.decode`."""
-    records = Decoded(images, index, rows, height, width)
-    return np.stack([records[i]["image"] for i in range(len(records))]).reshape(*rows.shape, height, width, 3)
+    records = Decoded(images, index, rows, size)
+    return np.stack([records[i]["image"] for i in range(len(records))]).reshape(*rows.shape, *size.shape)
 
 
 def _read(source: Decoded, batch: int, threads: int, workers: int, drop_remainder: bool) -> Generator[Batch]:
@@ -102,8 +102,7 @@ def train_batches(
     index: Index,
     rows: np.ndarray,
     *,
-    height: int,
-    width: int,
+    size: Size,
     threads: int = 8,
     workers: int = 0,
     host: int = 0,
@@ -117,20 +116,19 @@ def train_batches(
         raise ValueError(f"a batch of {rows.shape[1]} images cannot be divided evenly among {hosts} hosts")
     share = rows.shape[1] // hosts
     mine = rows[:, host * share : (host + 1) * share]
-    return _read(Decoded(images, index, mine, height, width), share, threads, workers, True)
+    return _read(Decoded(images, index, mine, size), share, threads, workers, True)
 
 
 def eval_batches(
     images: Images,
     index: Index,
     *,
-    height: int,
-    width: int,
+    size: Size,
     batch: int,
     threads: int = 8,
     workers: int = 0,
     rows: slice = slice(None),
 ) -> Generator[Batch]:
     """Every image, or those of some rows, once, in index order; the last batch may be smaller."""
-    source = Decoded(images, index, np.arange(len(index))[rows], height, width)
+    source = Decoded(images, index, np.arange(len(index))[rows], size)
     return _read(source, batch, threads, workers, False)

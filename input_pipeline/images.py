@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import re
@@ -72,9 +73,30 @@ def opened(data: bytes, name: str) -> Image.Image:
     return image
 
 
-def resize(image: Image.Image, height: int, width: int) -> np.ndarray:
-    """An RGB image as u8[h w 3], by Pillow's antialiased bilinear filter: torchvision's Resize on PIL images."""
-    return np.array(image.resize((width, height), Image.Resampling.BILINEAR))
+# Both are antialiased. Bilinear is torchvision's Resize on PIL images; Lanczos is what AGW's releases prepare with.
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Height and width in pixels, and by which of FILTERS images get it. Raises ValueError for another filter."""
+
+    height: int
+    width: int
+    resample: str = "bilinear"
+
+    def __post_init__(self):
+        if self.resample not in FILTERS:
+            raise ValueError(f"data.resample is {self.resample!r}, expected one of {', '.join(FILTERS)}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.height, self.width, 3
+
+
+def resize(image: Image.Image, size: Size) -> np.ndarray:
+    """An RGB image as u8[h w 3]."""
+    return np.array(image.resize((size.width, size.height), FILTERS[size.resample]))
 
 
 class Folder:

@@ -10,7 +10,7 @@ from absl import logging
 from PIL import Image
 
 from input_pipeline import batches
-from input_pipeline.images import SUFFIXES, Folder, gather_errors, left_behind, opened, shorten
+from input_pipeline.images import SUFFIXES, Folder, Size, gather_errors, left_behind, opened, shorten
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index
 
 UNKNOWN = -1  # the identity of a picture that nobody has named
@@ -109,6 +109,6 @@ def upright(data: bytes) -> bytes:
         return data
 
 
-def decoded(root: str | os.PathLike, index: Index, rows: np.ndarray, height: int, width: int) -> np.ndarray:
+def decoded(root: str | os.PathLike, index: Index, rows: np.ndarray, size: Size) -> np.ndarray:
     """u8[* h w 3], the pictures of rows i32[*]. Raises DataError as `images.decode`."""
-    return batches.decoded(Pictures(root, index), index, rows, height, width)
+    return batches.decoded(Pictures(root, index), index, rows, size)

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from input_pipeline.images import Folder, decode, gather_errors, in_threads, refuse_unreadable, resize
+from input_pipeline.images import Folder, Size, decode, gather_errors, in_threads, refuse_unreadable, resize
 from input_pipeline.index import DataError, Index
 from saai_jax.files import locked
 
@@ -134,25 +134,23 @@ class Packed:
         return image
 
 
-def store_resized(
-    images: Folder, index: Index, data_dir: str | os.PathLike, name: str, split: str, height: int, width: int
-) -> str:
+def store_resized(images: Folder, index: Index, data_dir: str | os.PathLike, name: str, split: str, size: Size) -> str:
     """Writes the pixels of an index's pictures below data_dir and gives the folder written; an older one is replaced.
 
     DataError: files that cannot be decoded, all listed, and nothing is written.
     """
-    folder = _resized_folder(data_dir, name, split, height, width)
+    folder = _resized_folder(data_dir, name, split, size)
     sizes = gather_errors(lambda path: _file_size(images.root, path), index.path)
     with _scratch(data_dir) as scratch:
         staging = Path(scratch, folder.name)  # with permissions of its own
         staging.mkdir()
         # As the map is written, pages go to the disk: memory need not hold a whole split.
-        pixels = np.lib.format.open_memmap(staging / _PIXELS, "w+", np.uint8, (len(index), height, width, 3))
+        pixels = np.lib.format.open_memmap(staging / _PIXELS, "w+", np.uint8, (len(index), *size.shape))
         with open(staging / _PIXELS, "r+b") as whole:
             _reserve(whole.fileno(), folder / _PIXELS, os.path.getsize(staging / _PIXELS))
 
         def store(i: int) -> None:
-            pixels[i] = resize(decode(images[i], str(index.path[i])), height, width)
+            pixels[i] = resize(decode(images[i], str(index.path[i])), size)
 
         in_threads(store, len(index), 8, f"resizing {split}")
         pixels.flush()
@@ -193,17 +191,15 @@ class Resized:
     carry no checksum.
     """
 
-    def __init__(
-        self, data_dir: str | os.PathLike, name: str, split: str, index: Index, root: str, height: int, width: int
-    ):
-        folder = _resized_folder(data_dir, name, split, height, width)
+    def __init__(self, data_dir: str | os.PathLike, name: str, split: str, index: Index, root: str, size: Size):
+        folder = _resized_folder(data_dir, name, split, size)
         if not folder.is_dir():
-            expected = f"the pictures of {name} {split} at {height} x {width}"
+            expected = f"the pictures of {name} {split} at {size.height} x {size.width}, {size.resample}"
             raise DataError(f"{folder}: no such folder, expected {expected}; prepare them first")
         try:
             stored = dict(json.loads((folder / _LISTING).read_text()))
             self.__setstate__(os.fspath(folder / _PIXELS))
-            found, expected = (self._pixels.dtype, *self._pixels.shape), (np.uint8, len(index), height, width, 3)
+            found, expected = (self._pixels.dtype, *self._pixels.shape), (np.uint8, len(index), *size.shape)
         except Exception as error:  # a header is parsed as Python, whose parsers have errors of many kinds
             raise DataError(f"{folder}: cannot be read, prepare the split again: {error}") from error
         _refuse_stale(folder, stored, index, root)
@@ -228,8 +224,9 @@ def _folder(data_dir: str | os.PathLike, name: str, split: str) -> Path:
     return Path(data_dir, VisibleInfrared.name, f"{name}-{split}", _VERSION)
 
 
-def _resized_folder(data_dir: str | os.PathLike, name: str, split: str, height: int, width: int) -> Path:
-    return Path(data_dir, "resized", f"{name}-{split}", f"{height}x{width}")
+def _resized_folder(data_dir: str | os.PathLike, name: str, split: str, size: Size) -> Path:
+    how = "" if size.resample == "bilinear" else f"-{size.resample}"
+    return Path(data_dir, "resized", f"{name}-{split}", f"{size.height}x{size.width}{how}")
 
 
 def _stored(data: bytes, path: str) -> bytes:

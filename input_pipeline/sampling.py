@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,10 +11,7 @@ from input_pipeline.index import INFRARED, VISIBLE, DataError
 
 
 class Plan(NamedTuple):
-    """rows: i32[steps, p k], the index row of every image of every batch; epoch: i32[steps], from 0.
-
-    A batch holds p identities one after the other, each as infrared, visible, infrared, visible, ...
-    """
+    """rows: i32[steps, p k], the index row of every image of every batch; epoch: i32[steps], from 0."""
 
     rows: np.ndarray
     epoch: np.ndarray
@@ -63,20 +61,64 @@ def sampling_plan(
 ) -> Plan:
     """The paired identity sampling of the released code for `epochs` epochs.
 
-    identity, modality: i32[n] of the training rows. A batch has `identities` identities with images/2 infrared and
-    images/2 visible images each. In an epoch an identity gives as many such sets as the rarer of its modalities allows,
-    no image twice. Epoch e depends on (seed, e) alone, so a longer run begins with a shorter one.
-    Raises DataError for an identity with too few images of a modality and for fewer identities than a batch needs;
-    ValueError for an odd `images` or no epoch.
+    identity, modality: i32[n] of the training rows. A batch has `identities` identities one after the other, with
+    images/2 infrared and images/2 visible images each, which take turns. In an epoch an identity gives as many such
+    sets as the rarer of its modalities allows, no image twice. Epoch e depends on (seed, e) alone, so a longer run
+    begins with a shorter one. Raises DataError for an identity with too few images of a modality and for fewer
+    identities than a batch needs; ValueError for an odd `images`, no identity or no epoch.
     """
+    each = images // 2
+    by_identity = _usable(identity, modality, identities, images, each)
+    return _plan(lambda rng: _epoch(rng, by_identity, identities, each), epochs, seed)
+
+
+def replacement_plan(
+    identity: np.ndarray, modality: np.ndarray, *, identities: int, images: int, epochs: int, seed: int
+) -> Plan:
+    """The sampling of AGW's released code, which draws images with replacement; arguments as of `sampling_plan`.
+
+    Each batch draws its identities anew, none twice. It holds images/2 visible images of each, one identity after the
+    other, and then the infrared ones in the same order. An identity needs one image of each modality.
+    """
+    each = images // 2
+    by_identity = _usable(identity, modality, identities, images, 1)
+    kinds = [[rows[kind] for rows in by_identity.values()] for kind in (VISIBLE, INFRARED)]
+    # The release rounds down and adds one, even where nothing is left over. No published data set divides evenly.
+    batches = np.bincount(modality, minlength=2).max() // (identities * each) + 1
+
+    def epoch(rng: np.random.Generator) -> np.ndarray:
+        drawn = rng.permuted(np.tile(np.arange(len(by_identity)), (batches, 1)), axis=1)[:, :identities, None]
+        sides = []
+        for rows in kinds:
+            count = np.array([len(of) for of in rows])
+            first = np.cumsum(count) - count
+            picks = first[drawn] + rng.integers(count[drawn], size=(batches, identities, each))
+            sides.append(np.concatenate(rows)[picks].reshape(batches, -1))
+        return np.concatenate(sides, 1).astype(np.int32)
+
+    return _plan(epoch, epochs, seed)
+
+
+def _plan(epoch: Callable[[np.random.Generator], np.ndarray], epochs: int, seed: int) -> Plan:
+    """The rows of each epoch by a generator of its own. Raises ValueError for no epoch."""
     if epochs < 1:
         raise ValueError(f"{epochs} epochs; expected at least one")
+    per_epoch = [epoch(np.random.default_rng([seed, e])) for e in range(epochs)]
+    return Plan(np.concatenate(per_epoch), np.repeat(np.arange(epochs, dtype=np.int32), [len(r) for r in per_epoch]))
+
+
+def _usable(
+    identity: np.ndarray, modality: np.ndarray, identities: int, images: int, least: int
+) -> dict[int, dict[int, np.ndarray]]:
+    """`rows_by_modality`, where every identity has `least` images of each. Raises as `sampling_plan`."""
     if images % 2 or images < 2:
         raise ValueError(f"{images} images of an identity in a batch; expected an even number, half of each modality")
-    each = images // 2
-    if few := incomplete_identities(identity, modality, each):
+    if identities < 1:
+        raise ValueError(f"{identities} identities in a batch; expected at least one")
+    if few := incomplete_identities(identity, modality, least):
+        missing = f"fewer than {least} visible or {least}" if least > 1 else "no visible or no"
         raise DataError(
-            f"{len(few)} training identities have fewer than {each} visible or {each} infrared images: "
+            f"{len(few)} training identities have {missing} infrared images: "
             f"{', '.join(map(str, few[:20]))}{' ...' if len(few) > 20 else ''}; "
             "complete them, or leave them out with --config.data.skip_incomplete=True"
         )
@@ -86,9 +128,18 @@ def sampling_plan(
             f"a batch needs {identities} identities, the training set has {len(by_identity)}; "
             "lower --config.data.identities"
         )
-    per_epoch = [_epoch(np.random.default_rng([seed, e]), by_identity, identities, each) for e in range(epochs)]
-    epoch = np.repeat(np.arange(epochs, dtype=np.int32), [len(rows) for rows in per_epoch])
-    return Plan(np.concatenate(per_epoch), epoch)
+    return by_identity
 
 
-SAMPLERS = {"paired": sampling_plan}  # by the name that config.data.sampler has; all give a Plan
+# By the name that config.data.sampler has; all give a Plan.
+SAMPLERS = {"paired": sampling_plan, "replacement": replacement_plan}
+
+
+def images_needed(sampler: str, images: int) -> int:
+    """Images of each modality that a sampler needs of an identity, to fill a batch with `images` of it.
+
+    Raises ValueError for a sampler that is not known.
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"data.sampler is {sampler!r}, expected one of {', '.join(SAMPLERS)}")
+    return 1 if sampler == "replacement" else images // 2

@@ -12,7 +12,7 @@ from absl import logging
 
 from input_pipeline import custom, doctor, llcm, market, protocols, records, regdb, synthetic, sysu, sysu_random
 from input_pipeline.batches import Batch, decoded, eval_batches, train_batches
-from input_pipeline.images import Folder, raise_all, refuse_unreadable
+from input_pipeline.images import Folder, Size, raise_all, refuse_unreadable
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
 from input_pipeline.sampling import incomplete_identities
 
@@ -49,10 +49,16 @@ class Source:
     gallery_list: str = ""
     rule: str = "same-camera"
     resized: str = ""
+    resample: str = "bilinear"
 
     def __post_init__(self):
+        _ = self.size  # refuses a filter that is not known
         if self.dataset not in protocols.KNOWN:
             raise DataError(f"dataset is {self.dataset!r}, expected one of {', '.join(protocols.KNOWN)}")
+
+    @property
+    def size(self) -> Size:
+        return Size(self.height, self.width, self.resample)
 
     @property
     def reader(self):
@@ -124,8 +130,7 @@ class Source:
     def images(self, index: Index, split: str) -> Folder | records.Packed | records.Resized:
         """The pictures of a split: prepared pixels if `resized` names some, or a pack if `packed`, else the folder."""
         if self.resized:
-            size = self.height, self.width
-            return records.Resized(self.resized, self.pack_name, split, index, self.root, *size)
+            return records.Resized(self.resized, self.pack_name, split, index, self.root, self.size)
         if self.packed:
             return records.Packed(self.packed, self.pack_name, split, index, self.root)
         return Folder(self.root, index)
@@ -136,8 +141,7 @@ class Source:
 
     def store_resized(self, index: Index, split: str, folder: str) -> str:
         """Decodes and resizes a split into `folder`, to be read from there with `resized`."""
-        images, size = Folder(self.root, index), (self.height, self.width)
-        return records.store_resized(images, index, folder, self.pack_name, split, *size)
+        return records.store_resized(Folder(self.root, index), index, folder, self.pack_name, split, self.size)
 
     @property
     def pack_name(self) -> str:
@@ -146,25 +150,25 @@ class Source:
 
     def train_batches(self, index: Index, rows: np.ndarray, host: int = 0, hosts: int = 1) -> Generator[Batch]:
         """The batches of a plan's rows i32[steps b], or one host's part of each."""
-        size = {"height": self.height, "width": self.width, "threads": self.threads, "workers": self.workers}
-        return train_batches(self.images(index, "train"), index, rows, host=host, hosts=hosts, **size)
+        how = {"size": self.size, "threads": self.threads, "workers": self.workers, "host": host, "hosts": hosts}
+        return train_batches(self.images(index, "train"), index, rows, **how)
 
     def eval_batches(self, index: Index, split: str, batch: int, rows: slice = slice(None)) -> Generator[Batch]:
         """Every picture of a split, or of some rows of it, once, in order."""
-        size = {"height": self.height, "width": self.width, "threads": self.threads, "workers": self.workers}
-        return eval_batches(self.images(index, split), index, batch=batch, rows=rows, **size)
+        how = {"size": self.size, "threads": self.threads, "workers": self.workers, "batch": batch, "rows": rows}
+        return eval_batches(self.images(index, split), index, **how)
 
     def pictures(self, index: Index, split: str, rows: np.ndarray) -> np.ndarray:
         """u8[* h w 3], the pictures of rows i32[*] of a split."""
-        return decoded(self.images(index, split), index, rows, self.height, self.width)
+        return decoded(self.images(index, split), index, rows, self.size)
 
     def settings(self, index: Index, search: str, shots: str, protocol: str = "") -> list[Setting]:
         """The settings of the comma-separated protocols, or of the data set's default ones if none is named.
 
-        search (all, indoor) and shots (single, multi) choose among those of SYSU-MM01. index: rows of the test split,
-        say those of a features file; of regdb-ten-folds the ten folds' one after the other. Raises ValueError for
-        other words, an unknown protocol or one of another data set, and a protocol that search and shots leave
-        nothing of; DataError as the protocol's own `settings`.
+        search (all, indoor) and shots (single, multi) choose among those of SYSU-MM01; a protocol that they leave
+        nothing of is named in a warning. index: rows of the test split, say those of a features file; of
+        regdb-ten-folds the ten folds' one after the other. Raises ValueError for other words, an unknown protocol or
+        one of another data set, and if nothing is left; DataError as the protocol's own `settings`.
         """
         result, names = [], protocols.named(self.dataset, protocol)
         if variants := "".join(name.removeprefix("llcm-") for name in names if name.startswith("llcm-")):
@@ -181,7 +185,10 @@ class Source:
             found = self._settings_of(name, index)
             chosen = [s for s in found if s.protocol.split("-")[-1] in searches and s.shots in numbers]
             if not chosen:
-                raise ValueError(f"{asked}: nothing is left of {name}, whose shots are {found[0].shots}")
+                nothing = f"{asked}: nothing is left of {name}, whose shots are {found[0].shots}"
+                if names == (name,):
+                    raise ValueError(nothing)
+                logging.warning("%s", nothing)
             result += chosen
         return result
 

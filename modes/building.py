@@ -14,6 +14,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from input_pipeline.index import Index, Setting
+from input_pipeline.sampling import images_needed
 from input_pipeline.source import Source
 from saai_jax import affinity, parallel, train
 from saai_jax.checkpoint import ANEW, CheckpointError, Checkpoints, read_config, refuse_other_run
@@ -44,6 +45,11 @@ def source_of(config: ConfigDict) -> Source:
     if d.synthetic and not d.root:
         options["root"] = os.path.join("data", f"synthetic-{config.dataset}-{d.synthetic}-{d.synthetic_seed}")
     return Source(config.dataset, **options)
+
+
+def splits_of(config: ConfigDict) -> dict[str, Index]:
+    """Every split that a run reads, by name; `Source.splits` of what the configured sampler can use."""
+    return source_of(config).splits(images_needed(config.data.sampler, config.data.images))
 
 
 # The loop takes these fields of config.train; the system takes the rest, config.model, config.loss and config.augment.

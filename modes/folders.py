@@ -12,7 +12,7 @@ from input_pipeline import pictures as own_pictures
 from input_pipeline.batches import eval_batches
 from input_pipeline.images import refuse_unreadable
 from input_pipeline.index import DataError
-from modes.building import embed_batches, inferences_of, trained
+from modes.building import embed_batches, inferences_of, source_of, trained
 from saai_jax import affinity
 from saai_jax.features import Features, save
 from saai_jax.ranking import search as ranked
@@ -43,7 +43,7 @@ def readable(
 def embed_pictures(config: ConfigDict, system: System, variables: Tree, images: own_pictures.Pictures) -> Features:
     """The retrieval features of pictures. system, variables: as `building.trained` gives them."""
     d, index = config.data, images.index
-    how = {"height": d.height, "width": d.width, "batch": config.eval.batch, "threads": d.threads, "workers": d.workers}
+    how = {"size": source_of(config).size, "batch": config.eval.batch, "threads": d.threads, "workers": d.workers}
     embedding = embed_batches(config, system, variables, eval_batches(images, index, **how), len(index), images.root)
     return Features(embedding, index.identity, index.camera, index.modality, index.path)
 
@@ -92,13 +92,13 @@ def search(
     images = [readable(config, *side, skip_unreadable=skip_unreadable) for side in sides]
     network = trained(config, workdir)
     asked, listed = (embed_pictures(config, *network, side) for side in images)
-    rows, size = np.arange(min(8, len(asked.path))), (config.data.height, config.data.width)
-    queries = own_pictures.decoded(query, images[0].index, rows, *size)
+    rows, size = np.arange(min(8, len(asked.path))), source_of(config).size
+    queries = own_pictures.decoded(query, images[0].index, rows, size)
     for name, how in methods.items():
         found = ranked.search(asked.embedding, listed.embedding, how.distance, top)
         file = os.path.join(workdir, f"ranked-{name}")
         ranked.write_csv(f"{file}.csv", found, asked.path, listed.path)
         shown = affinity.Nearest(found.index[rows], found.distance[rows])
-        of = own_pictures.decoded(gallery, images[1].index, shown.index, *size)
+        of = own_pictures.decoded(gallery, images[1].index, shown.index, size)
         search_lists(queries, of, shown, asked.path[rows]).savefig(f"{file}.png", dpi=120)
         logging.info("wrote %s.csv and %s.png", file, file)

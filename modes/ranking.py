@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from input_pipeline import custom, protocols
 from input_pipeline.images import raise_all
 from input_pipeline.index import DataError, Index, Setting
-from modes.building import COSINE, Inference, embed, inferences, largest, settings_of, source_of, trained
+from modes.building import COSINE, Inference, embed, inferences, largest, settings_of, source_of, splits_of, trained
 from saai_jax import features, parallel
 from saai_jax.features import read
 from saai_jax.log import progress, read_metrics
@@ -134,7 +134,7 @@ def evaluate_run(config: ConfigDict, workdir: str) -> None:
 def extract(config: ConfigDict, workdir: str) -> None:
     """Writes features-<split>.npz of config.eval.extract_split: train, validation or test."""
     split = config.eval.extract_split
-    found = source_of(config).splits(config.data.images // 2)
+    found = splits_of(config)
     if split not in found:
         raise ValueError(f"eval.extract_split is {split!r}, this configuration has {', '.join(found)}")
     index = found[split]

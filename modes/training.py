@@ -17,7 +17,18 @@ from ml_collections import ConfigDict
 from input_pipeline.images import gather_errors
 from input_pipeline.index import Index
 from input_pipeline.sampling import SAMPLERS, Plan
-from modes.building import COSINE, FREE, IMAGENET, embed, inferences, initial_state, settings_of, source_of, system_of
+from modes.building import (
+    COSINE,
+    FREE,
+    IMAGENET,
+    embed,
+    inferences,
+    initial_state,
+    settings_of,
+    source_of,
+    splits_of,
+    system_of,
+)
 from modes.ranking import evaluate_run, row
 from saai_jax import parallel
 from saai_jax import train as loop
@@ -96,14 +107,12 @@ def train_in(config: ConfigDict, workdir: str, accept_changes: bool = False) -> 
     if parallel.primary():
         source.draw()
     parallel.barrier("a synthetic set is drawn")
-    splits = source.splits(c.data.images // 2)
+    splits = splits_of(c)
     index, validation = splits["train"], splits.get("validation")
     refuse_late_failures(c, splits["test"], validation)
     shape = {"identities": c.data.identities, "images": c.data.images, "epochs": t.epochs, "seed": c.seed}
     mesh = parallel.batch_mesh()
     parallel.check_divides(c.data.identities * c.data.images, mesh)
-    if c.data.sampler not in SAMPLERS:
-        raise ValueError(f"data.sampler is {c.data.sampler!r}, expected one of {', '.join(SAMPLERS)}")
     plan = SAMPLERS[c.data.sampler](index.identity, index.modality, **shape)
     c.model.identities = int(index.labels().max()) + 1
     system = system_of(c, c.model.identities)
@@ -174,7 +183,7 @@ def train_in(config: ConfigDict, workdir: str, accept_changes: bool = False) -> 
 def prepare(config: ConfigDict, workdir: str) -> None:
     """Writes every split below config.data.resized as pixels, or below config.data.packed (workdir/packed) as packs."""
     source, d = source_of(config), config.data
-    splits = source.splits(d.images // 2)
+    splits = splits_of(config)
     if d.resized:
         kind, folder, store = "resized", d.resized, source.store_resized
     else:

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import input as benchmark
 from benchmarks import measuring
 from input_pipeline.batches import Decoded
-from input_pipeline.images import Folder
+from input_pipeline.images import Folder, Size
 from input_pipeline.index import INFRARED
 
 HEIGHT = 16
@@ -32,7 +32,7 @@ def test_drawn_pictures_have_both_modalities_of_each_whole_identity(drawn):
 def test_torch_reads_the_pixels_and_labels_that_we_read(drawn):
     folder, index = drawn
     rows = np.arange(len(index))
-    mine = Decoded(Folder(folder, index), index, rows, HEIGHT, HEIGHT // 2)
+    mine = Decoded(Folder(folder, index), index, rows, Size(HEIGHT, HEIGHT // 2))
     other = benchmark.TorchPictures(folder, index, index.labels(), HEIGHT)
     assert len(other) == len(mine)
     for row in range(len(index)):

@@ -1,6 +1,7 @@
 """Batches of decoded images: the same whatever machinery reads them, and Pillow's own pixels."""
 
 import contextlib
+import dataclasses
 import itertools
 import multiprocessing
 import os
@@ -17,10 +18,12 @@ from PIL import Image
 
 from input_pipeline import records
 from input_pipeline.batches import Decoded, eval_batches, train_batches
-from input_pipeline.images import Folder
+from input_pipeline.images import Folder, Size
 from input_pipeline.index import Index
+from input_pipeline.source import Source
 
 N, B, HEIGHT, WIDTH = 22, 8, 12, 6
+SIZE = Size(HEIGHT, WIDTH)
 KEYS = ("image", "identity", "camera", "modality")
 
 
@@ -60,11 +63,11 @@ def collect(batches):
 
 
 def train(data, rows, **options):
-    return collect(train_batches(*data, rows, height=HEIGHT, width=WIDTH, **options))
+    return collect(train_batches(*data, rows, size=SIZE, **options))
 
 
 def evaluate(data, **options):
-    return collect(eval_batches(*data, height=HEIGHT, width=WIDTH, **options))
+    return collect(eval_batches(*data, size=SIZE, **options))
 
 
 def expected(data, rows):
@@ -114,13 +117,13 @@ def test_any_number_of_workers(data, rows):
 def test_resized_pictures_make_the_same_batches(data, rows, tmp_path, workers):
     images, index = data
     where = tmp_path, "noise", "train"
-    records.store_resized(images, index, *where, HEIGHT, WIDTH)
+    records.store_resized(images, index, *where, SIZE)
     # What is read is the pixels, not the files: their sizes still match, but none can be decoded.
     root = tmp_path / "unreadable"
     root.mkdir()
     for path in index.path:
         (root / path).write_bytes(bytes((Path(images.root) / path).stat().st_size))
-    resized = records.Resized(*where, index, root, HEIGHT, WIDTH)
+    resized = records.Resized(*where, index, root, SIZE)
     assert_same(train((resized, index), rows, workers=workers), [expected(data, row) for row in rows])
     assert_same(evaluate((resized, index), batch=B, workers=workers), evaluate(data, batch=B))
 
@@ -139,7 +142,7 @@ def test_a_resumed_run_reads_the_rest_of_the_rows(data, rows, step):
 
 
 def test_nothing_is_read_twice_or_kept(data, rows):
-    with reading(train_batches(*data, rows, height=HEIGHT, width=WIDTH)) as batches:
+    with reading(train_batches(*data, rows, size=SIZE)) as batches:
         first = [np.array(batch["image"]) for batch in itertools.islice(batches, 2)]
         rest = [np.array(batch["image"]) for batch in batches]
     np.testing.assert_array_equal(first + rest, [expected(data, row)["image"] for row in rows])
@@ -156,7 +159,7 @@ def test_eval_batches_are_every_image_once_in_index_order(data, batch):
 def hold_a_batch():
     """Reads a batch of the arguments on standard input, prints its shared memory and the workers, and waits."""
     flags.FLAGS.mark_as_parsed()
-    batches = train_batches(*pickle.load(sys.stdin.buffer), height=HEIGHT, width=WIDTH, workers=2, threads=1)
+    batches = train_batches(*pickle.load(sys.stdin.buffer), size=SIZE, workers=2, threads=1)
     image = next(batches)["image"]
     print(image.shm.name, *(child.pid for child in multiprocessing.active_children()), flush=True)
     time.sleep(600)
@@ -180,11 +183,32 @@ def test_workers_and_shared_memory_end_with_a_parent_that_is_killed(data, rows):
 
 def test_a_plans_batches_have_room_for_every_host(data, rows):
     with pytest.raises(ValueError, match="a batch of 8 images cannot be divided evenly among 3 hosts"):
-        train_batches(*data, rows, height=HEIGHT, width=WIDTH, hosts=3)
+        train_batches(*data, rows, size=SIZE, hosts=3)
+
+
+@pytest.mark.parametrize("name", ["bilinear", "lanczos"])
+def test_a_source_reads_by_its_filter_wherever_it_reads(data, rows, tmp_path, name):
+    (folder, index), how = data, {"height": HEIGHT, "width": WIDTH, "threads": 1, "workers": 0, "resample": name}
+    how |= {"published": False, "validation": False, "skip_incomplete": False}
+    how |= dict.fromkeys(("split_dir", "fold", "synthetic", "synthetic_seed"), "") | {"resized": str(tmp_path)}
+    prepared = Source("sysu", folder.root, packed="", **how)
+    prepared.store_resized(index, "train", str(tmp_path))
+    decoding = dataclasses.replace(prepared, resized="")
+    resample = Image.Resampling[name.upper()]
+    pictures = [Image.open(f"{folder.root}/{path}").convert("RGB") for path in index.path]
+    wanted = np.stack([np.asarray(picture.resize((WIDTH, HEIGHT), resample)) for picture in pictures])
+    for reader in (decoding, prepared):
+        found = [batch["image"] for batch in collect(reader.train_batches(index, rows))]
+        np.testing.assert_array_equal(found, wanted[rows])
+        (found,) = collect(reader.eval_batches(index, "train", N))
+        np.testing.assert_array_equal(found["image"], wanted)
+        np.testing.assert_array_equal(reader.pictures(index, "train", rows), wanted[rows])
+    with pytest.raises(ValueError, match="data.resample is 'bicubic', expected one of bilinear, lanczos"):
+        dataclasses.replace(prepared, resample="bicubic")
 
 
 def test_decoded_is_by_place_in_the_rows(data):
-    source = Decoded(*data, np.array([[4, 2], [2, 9]]), HEIGHT, WIDTH)
+    source = Decoded(*data, np.array([[4, 2], [2, 9]]), SIZE)
     assert len(source) == 4
     assert source[np.int64(3)]["camera"] == data[1].camera[9]
     np.testing.assert_array_equal(source[1]["image"], source[2]["image"])

@@ -119,12 +119,21 @@ def test_decode_refuses_a_jpeg_of_endless_scans():
 
 def test_resize_is_antialiased_bilinear():
     board = np.kron(np.indices((32, 16)).sum(0) % 2, np.ones((2, 2)))[..., None] * np.array([255, 255, 255])
-    small = images.resize(Image.fromarray(board.astype(np.uint8)), 8, 4)
+    small = images.resize(Image.fromarray(board.astype(np.uint8)), images.Size(8, 4))
     assert small.shape == (8, 4, 3)
     assert small.dtype == np.uint8
     assert abs(small.astype(int) - 128).max() < 8  # point sampling would give 0 and 255
     ramp = Image.fromarray(np.tile(np.array([[0, 100]], np.uint8), (2, 1))).convert("RGB")
-    np.testing.assert_array_equal(images.resize(ramp, 1, 4)[0, :, 0], [0, 25, 75, 100])
+    np.testing.assert_array_equal(images.resize(ramp, images.Size(1, 4))[0, :, 0], [0, 25, 75, 100])
+
+
+def test_lanczos_is_pillows_and_another_word_is_refused():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 12, 3), np.uint8))
+    found = [images.resize(image, images.Size(8, 5, name)) for name in images.FILTERS]
+    np.testing.assert_array_equal(found[1], image.resize((5, 8), Image.Resampling.LANCZOS))
+    assert (found[0] != found[1]).any()
+    with pytest.raises(ValueError, match="data.resample is 'lancsoz', expected one of bilinear, lanczos"):
+        images.Size(8, 5, "lancsoz")
 
 
 def index_of(*paths):

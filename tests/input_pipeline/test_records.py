@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import records
-from input_pipeline.images import Folder, decode, resize
+from input_pipeline.images import Folder, Size, decode, resize
 from input_pipeline.index import DataError, Index
 from saai_jax.files import locked
 from tests.input_pipeline.test_images import noise
@@ -99,14 +99,17 @@ def test_nothing_is_left_in_tmpdir_or_by_one_that_was_killed(tree, tmp_path, mon
     assert not list((tmp_path / "packs").glob("incomplete-*"))
 
 
-def store_resized(tree, tmp_path, height=HEIGHT):
+SIZE = Size(HEIGHT, WIDTH)
+
+
+def store_resized(tree, tmp_path, size=SIZE):
     root, index = tree
-    return records.store_resized(Folder(root, index), index, tmp_path / "packs", "sysu", "train", height, WIDTH)
+    return records.store_resized(Folder(root, index), index, tmp_path / "packs", "sysu", "train", size)
 
 
-def opened_resized(tree, tmp_path, height=HEIGHT, index=None):
+def opened_resized(tree, tmp_path, size=SIZE, index=None):
     root, own = tree
-    return records.Resized(tmp_path / "packs", "sysu", "train", own if index is None else index, root, height, WIDTH)
+    return records.Resized(tmp_path / "packs", "sysu", "train", own if index is None else index, root, size)
 
 
 def test_resized_pictures_are_those_of_the_folder_bit_for_bit(tree, tmp_path):
@@ -122,16 +125,22 @@ def test_resized_pictures_are_those_of_the_folder_bit_for_bit(tree, tmp_path):
         for i in (3, 0, 4, 1, 2):
             assert type(reader[i]) is np.ndarray
             assert reader[i].dtype == np.uint8
-            np.testing.assert_array_equal(reader[i], resize(decode(images[i], PATHS[i]), HEIGHT, WIDTH))
+            np.testing.assert_array_equal(reader[i], resize(decode(images[i], PATHS[i]), SIZE))
 
 
 def test_every_size_is_resized_on_its_own(tree, tmp_path):
-    store_resized(tree, tmp_path)
-    with pytest.raises(DataError, match="sysu train at 28 x 7; prepare them first"):
-        opened_resized(tree, tmp_path, height=28)
-    store_resized(tree, tmp_path, height=28)
-    shapes = [opened_resized(tree, tmp_path, height)[0].shape for height in (HEIGHT, 28)]
-    assert shapes == [(HEIGHT, WIDTH, 3), (28, WIDTH, 3)]
+    root, index = tree
+    sizes = SIZE, Size(28, WIDTH), Size(28, WIDTH, "lanczos")
+    for size in sizes:
+        missing = f"sysu train at {size.height} x 7, {size.resample}; prepare them first"
+        with pytest.raises(DataError, match=missing):
+            opened_resized(tree, tmp_path, size)
+        store_resized(tree, tmp_path, size)
+    picture = decode(Folder(root, index)[0], PATHS[0])
+    found = [opened_resized(tree, tmp_path, size)[0] for size in sizes]
+    for pixels, size in zip(found, sizes, strict=True):
+        np.testing.assert_array_equal(pixels, resize(picture, size))
+    assert (found[1] != found[2]).any()
 
 
 def test_unreadable_pictures_are_all_named_and_none_is_resized(tree, tmp_path):
@@ -155,7 +164,7 @@ def test_stale_or_damaged_resized_pictures_are_refused_and_replaced(tree, tmp_pa
     with pytest.raises(DataError, match="other file sizes"):
         opened_resized(tree, tmp_path)
     store_resized(tree, tmp_path)
-    wanted = resize(decode(other, "b/1.jpg"), HEIGHT, WIDTH)
+    wanted = resize(decode(other, "b/1.jpg"), SIZE)
     np.testing.assert_array_equal(opened_resized(tree, tmp_path)[0], wanted)
     (file,) = folder.glob("*.npy")
     file.write_bytes(file.read_bytes()[:-1])

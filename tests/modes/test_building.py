@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from configs import synthetic
+from configs import regdb, synthetic
 from modes import building
 from saai_jax.checkpoint import CheckpointError, write_config
+from tests.input_pipeline.test_regdb import write_regdb
 
 LOST = object()
 
@@ -30,3 +31,16 @@ def test_a_runs_damaged_or_lost_configuration_is_named_and_what_to_type(tmp_path
         write_config(tmp_path / "config.json", kept)
     with pytest.raises(CheckpointError, match=rf"config\.json: .*{message}.*--mode=train --accept_changes writes it"):
         building.trained(config, tmp_path)
+
+
+def test_an_identity_needs_the_images_that_its_sampler_draws(tmp_path):
+    """Two of each modality fill no batch of 4 + 4 without replacement, and any with it."""
+    write_regdb(tmp_path, {1: {"train": (1, 10), "test": (3, 11)}}, images=2)
+    c = regdb.get_config("agw")
+    c.data.root, c.data.published, c.data.skip_incomplete = str(tmp_path), False, True
+    assert len(building.splits_of(c)["train"]) == 8
+    c.data.sampler = "paired"
+    assert len(building.splits_of(c)["train"]) == 0
+    c.data.sampler = "pared"
+    with pytest.raises(ValueError, match="data.sampler is 'pared', expected one of paired, replacement"):
+        building.splits_of(c)
