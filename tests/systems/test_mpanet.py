@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import regdb, sysu
 from saai_jax.systems import mpanet
+from saai_jax.systems.means import mean_rate
+from saai_jax.train import learning_rate
 from tests.golden_files import load
 from tests.systems.originals import differences, first_step, images, variables_of
 
@@ -48,3 +51,18 @@ def test_parameters_of_the_published_model():
     system = mpanet.build(identities=395, size=(384, 128), mam=(3, 4))
     params, _ = jax.eval_shape(system.init, jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 41_178_182
+
+
+@pytest.mark.parametrize(
+    ("dataset", "rows"),
+    [(sysu, [(0, 79, 3.5e-4), (80, 119, 3.5e-5), (120, 139, 3.5e-6)]), (regdb, [(0, 109, 3.5e-4), (110, 139, 3.5e-5)])],
+)
+def test_rates_of_every_epoch_are_the_released_ones(dataset, rows):
+    """settings: rows of first epoch, last epoch, rate; and how far the mean classifiers move."""
+    t = dataset.get_config("mpanet").train
+    expected = np.concatenate([np.full(last - first + 1, rate) for first, last, rate in rows])
+    how = {"base": t.learning_rate, "warmup": t.warmup, "milestones": t.milestones, "decay": t.decay}
+    np.testing.assert_allclose(learning_rate(np.arange(t.epochs), **how), expected, rtol=1e-6)
+    moved = np.array([mean_rate(e, t.teacher_rate) for e in range(t.epochs)])
+    np.testing.assert_allclose(moved[:99], 0.2, rtol=1e-6)
+    np.testing.assert_allclose(moved[[99, 139]], [0.19801980198, 0.14184397163], rtol=1e-6)
