@@ -21,10 +21,10 @@ from saai_jax.checkpoint import ANEW, CheckpointError, Checkpoints, read_config,
 from saai_jax.log import progress
 from saai_jax.models import cpu
 from saai_jax.ranking import evaluate
-from saai_jax.systems import SYSTEMS
+from saai_jax.systems import MARKS, SYSTEMS
 from saai_jax.systems.system import System, Tree
 from saai_jax.weights import names
-from saai_jax.weights.pth import read_pth
+from saai_jax.weights.pth import WeightsError, read_pth
 
 # What may change when a run goes on, because it does not change what is learned: where files are, what is reported.
 FREE = ("inference", "eval.", "aim.", "sim.", "k_reciprocal.")
@@ -87,8 +87,17 @@ def _built(name: str, own: tuple[tuple[str, Any], ...]) -> System:
 def initial_state(config: ConfigDict, system: System) -> train.TrainState:
     """Step 0: drawn weights, or those that config.model.weights has. Raises WeightsError if they do not fit."""
     state = train.initial_state(system, config.seed)
-    if config.model.weights:
-        variables = names.from_torch(read_pth(config.model.weights), system, state.variables)
+    if path := config.model.weights:
+        tensors = read_pth(path)
+        marked = [name for name, mark in MARKS.items() if mark in tensors]
+        if marked and config.system not in marked:
+            raise WeightsError(
+                f"{path}: these tensors are of {marked[0]}; use the word {marked[0]}, --config=FILE:{marked[0]}"
+            )
+        try:
+            variables = names.from_torch(tensors, system, state.variables)
+        except WeightsError as error:
+            raise WeightsError(f"{path}: {error}") from error
         state = train.new_state(system, variables.pop("params"), variables)
     # Fresh and restored states must be placed alike, or the step compiles twice.
     return parallel.replicate(state, parallel.batch_mesh())

@@ -78,6 +78,21 @@ def write(path, state, form="zip"):
     return path
 
 
+def write_state(path, arrays, wrap=lambda state: state):
+    """A state dict of float32 arrays in one storage, and num_batches_tracked as torch has them: wrap puts it away."""
+    content = np.concatenate([array.ravel() for array in arrays.values()]).astype("<f4")
+    content = np.append(content, content[: len(content) % 2])  # so that whole long integers can be read from it too
+    store, state, offset = storage(length=len(content)), {}, 0
+    for name, array in arrays.items():
+        strides = tuple(step // array.itemsize for step in np.ascontiguousarray(array).strides)
+        state[name], offset = tensor(array.shape, strides, offset, store), offset + array.size
+        if name.endswith("running_mean"):
+            counted = name.replace("running_mean", "num_batches_tracked")
+            state[counted] = tensor((), (), 0, storage("LongStorage", length=1))
+    write_zip(path, dumps(wrap(state)), content.tobytes())
+    return path
+
+
 def write_tar(path, state, views=(), **replaced):
     """As torch 0.1.6: ('pid', '7') in the state is the tensor [[0, 2, 4], [1, 3, 5]]; replaced: whole members."""
     members = {

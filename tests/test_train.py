@@ -123,6 +123,26 @@ def test_adam_has_the_released_betas_epsilon_and_decay():
     np.testing.assert_allclose(tiny, 0.5, rtol=1e-4)  # g / (|g| + eps)
 
 
+def test_sgd_is_torchs_with_nesterov_l2_and_a_factor_of_what_is_no_head():
+    """torch.optim.SGD by hand, of its documentation: the buffer starts as the first gradient, and is not dampened."""
+    random = np.random.default_rng(0)
+    weights = {name: random.standard_normal(5) for name in ("backbone", "neck", "classifier")}
+    sgd = optimisers.sgd_l2(DECAY, heads=("neck", "classifier"), factor=0.1)
+    params = {name: {"kernel": jnp.float32(w)} for name, w in weights.items()}
+    state, buffer = sgd.init(params), {}
+    for rate in (0.01, 0.02, 0.1, 0.1, 0.01):
+        gradient = {name: random.standard_normal(5) for name in weights}
+        given = {name: {"kernel": jnp.float32(g)} for name, g in gradient.items()}
+        direction, state = sgd.update(given, state, params)
+        params = jax.tree.map(lambda p, d, rate=rate: p - rate * d, params, direction)
+        for name, g in gradient.items():
+            g = g + DECAY * weights[name]
+            buffer[name] = 0.9 * buffer[name] + g if name in buffer else g
+            of_group = rate if name in ("neck", "classifier") else 0.1 * rate
+            weights[name] = weights[name] - of_group * (g + 0.9 * buffer[name])
+            np.testing.assert_allclose(params[name]["kernel"], weights[name], rtol=1e-5, atol=1e-6)
+
+
 def test_each_step_of_fit_has_its_own_draws_rate_and_epoch(tmp_path):
     """Step s draws by the seed's key folded with s, and moves by the rate of s: by a system that only notes them."""
 

@@ -13,10 +13,9 @@ EPS = 1e-12  # of squared distances, where the gradient ends
 
 def distances(feature: Float[Array, "b d"]) -> Float[Array, "b b"]:
     """Euclidean distances of all pairs, at least 1e-6; no gradient where they are clamped."""
-    centred = feature - feature.mean(0)  # else nearly parallel rows cancel digits
-    norm = jnp.square(centred).sum(1)
-    gram = jnp.matmul(centred, centred.T, precision="highest")
-    return jnp.sqrt(jnp.maximum(norm[:, None] + norm[None] - 2 * gram, EPS))
+    # Not from products: those leave some 1e-3 of a row's distance to itself, and digits of nearly parallel rows.
+    squared = jnp.square(feature[:, None] - feature[None]).sum(2)
+    return jnp.sqrt(jnp.maximum(squared, EPS))
 
 
 def batch_hard(feature: Float[Array, "b d"], identity: Int[Array, b], *, margin: float = 0.3) -> Float[Array, ""]:

@@ -3,3 +3,9 @@
 from saai_jax.systems import agw, mpanet, saai
 
 SYSTEMS = {"saai": saai.build, "agw": agw.build, "mpanet": mpanet.build}  # by the name that config.system has
+# A tensor that the released checkpoints of a system have, and those of another have not.
+MARKS = {
+    "saai": "attn_pool.part_tokens",
+    "agw": "visible_module.visible.conv1.weight",
+    "mpanet": "spatial_attention.weight",
+}

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
+from absl import logging
 
 from saai_jax.weights.pth import WeightsError, listed
 
@@ -90,8 +91,9 @@ def from_torch(tensors: Mapping[str, np.ndarray], system: Named, variables: Mapp
     """A copy of `variables` filled from a checkpoint of the system's original, or from torchvision's ResNet.
 
     tensors: by torch's name. torchvision's is known by having no classifier of identities: its fc is ignored, and
-    what it has nothing for keeps its values. Raises WeightsError naming at once every tensor that the model does not
-    have, that is missing, of another shape or type, or not zero where every release is.
+    what it has nothing for keeps its values. Logs which parts of a checkpoint the original itself does not run. Raises
+    WeightsError naming at once every tensor that the model does not have, that is missing, of another shape or type, or
+    not zero where every release is.
     """
     names, filled = system.names, jax.tree.map(np.array, dict(variables))
     slots = _slots(names, filled)
@@ -106,7 +108,7 @@ def from_torch(tensors: Mapping[str, np.ndarray], system: Named, variables: Mapp
         needed = {name for name in slots if any(of_backbone(name, *start) for start in starts)}
     elif not any(new in given for new in names.copies):
         given |= {new: given[old] for new, old in names.copies.items() if new in slots and old in given}
-    unknown, shapes, nonzero = [], [], []
+    unknown, shapes, nonzero, unused = [], [], [], []
     for name, array in given.items():
         if name in names.zeros:
             nonzero += [name] if np.any(array) else []
@@ -114,7 +116,9 @@ def from_torch(tensors: Mapping[str, np.ndarray], system: Named, variables: Mapp
             shapes.append(f"{name} (file {array.dtype} {array.shape}, model {slots[name].shape})")
         elif name in slots:
             slots[name][...] = array
-        elif not any(re.fullmatch(pattern, name) for pattern in (r".*\.num_batches_tracked", *names.ignored)):
+        elif any(re.fullmatch(pattern, name) for pattern in names.ignored):
+            unused.append(name)
+        elif not name.endswith(".num_batches_tracked"):
             unknown.append(name)
     problems = {
         "not in the model": unknown,
@@ -123,5 +127,14 @@ def from_torch(tensors: Mapping[str, np.ndarray], system: Named, variables: Mapp
         "not zero, but frozen at zero in every release": nonzero,
     }
     if any(problems.values()):
-        raise WeightsError("\n".join(f"{len(n)} {what}: {listed(n)}" for what, n in problems.items() if n))
+        lines = [f"{len(n)} {what}: {listed(n)}" for what, n in problems.items() if n]
+        told, model = identities_of(given), len(slots.get(CLASSIFIER, ()))
+        if told and told != model:
+            lines.append(
+                f"the file tells {told} identities apart, the model {model}: train on {told} or from ImageNet's"
+            )
+        raise WeightsError("\n".join(lines))
+    if unused:
+        parts = dict.fromkeys(".".join(name.split(".")[:3]) for name in unused)
+        logging.info("%d tensors are of parts that the network never runs: %s", len(unused), listed(parts))
     return filled

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from saai_jax.losses import centres, common, identity
-from saai_jax.losses.diversity import part_diversity
+from saai_jax.losses.diversity import mask_separation, part_diversity
+from saai_jax.systems.means import mean_classifiers
+from tests.golden_files import load
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "kernels.npz")
 B, K, D = 12, 5, 6
@@ -76,6 +78,18 @@ def slow_diversity(similarity, variant):
             squares = (maps[i] - maps[j]) ** 2
             total.append(np.sqrt(squares.mean() if variant == "released" else squares.sum()))
     return -mean(total)
+
+
+def slow_separation(mask):
+    """MPANet: inner products of an image's masks, raw, a mean over images and pairs."""
+    pairs = [(i, j) for i, j in itertools.combinations(range(mask.shape[1]), 2)]
+    return mean([sum(a * b for a, b in zip(m[i], m[j], strict=True)) for m in np.float64(mask) for i, j in pairs])
+
+
+def slow_divergence(own, other):
+    """MPANet: sum p (log p - log q) of own p and the other modality's q, a mean over the batch."""
+    rows = [(probabilities(a), probabilities(b)) for a, b in zip(own, other, strict=True)]
+    return mean([(p * (np.log(p) - np.log(q))).sum() for p, q in rows])
 
 
 specific = jax.jit(identity.specific_identity)
@@ -219,6 +233,90 @@ def test_part_diversity_with_equal_prototypes_or_one(variant):
     assert part_diversity(similarity[:, :0], variant=variant) == 0
 
 
+@quick
+@given(SEEDS, st.integers(1, 6))
+def test_mask_separation_is_the_loop_in_any_order(seed, p):
+    mask = np.random.default_rng(seed).random((3, p, 8), np.float32)
+    value = mask_separation(mask)
+    np.testing.assert_allclose(value, slow_separation(mask), rtol=1e-5)
+    np.testing.assert_allclose(mask_separation(mask[::-1, ::-1, ::-1]), value, rtol=1e-5)
+    overlapping = mask_separation(np.ones((2, p, 8), np.float32))
+    np.testing.assert_allclose(overlapping, 8 if p > 1 else 0)  # a sum over positions, no mean
+
+
+@quick
+@given(SEEDS)
+def test_mutual_divergence_is_the_loop_and_the_mean_classifiers_get_no_gradient(seed):
+    own, other = normal(seed, B, K, scale=3), normal(seed + 1, B, K, scale=3)
+    value = identity.mutual_divergence(own, other)
+    np.testing.assert_allclose(value, slow_divergence(own, other), rtol=1e-5, atol=1e-6)
+    to_own, to_other = jax.grad(identity.mutual_divergence, (0, 1))(own, other)
+    assert np.abs(to_own).max() > 1e-3
+    np.testing.assert_array_equal(to_other, 0)
+    np.testing.assert_allclose(jax.grad(identity.mutual_divergence)(other, other), 0, atol=1e-7)
+
+
+def test_mask_separation_is_the_released_one():
+    golden = load("mpanet")
+    logits = np.random.RandomState(210).standard_normal((4, 6, 6, 3)).astype(np.float32)
+    half = lambda x: 0.5 * mask_separation(jax.nn.sigmoid(x).reshape(4, 6, -1))  # noqa: E731
+    value, gradient = jax.value_and_grad(half)(logits)
+    np.testing.assert_allclose(value, golden["separation/weighted"], rtol=1e-5)
+    np.testing.assert_allclose(2 * value, golden["separation/loss"], rtol=1e-5)
+    expected = golden["separation/grad_of_weighted"]
+    np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("case", ["plain", "small", "mixed"])
+def test_mpanets_centre_cluster_is_the_released_one(case):
+    golden = load("mpanet")
+    y = golden["centre/labels"]
+    x, c = (
+        np.random.RandomState(seed).standard_normal((n, 48)).astype(np.float32) for seed, n in ((213, 32), (214, 4))
+    )
+    small = np.float32(0.15) * x
+    feature = {"plain": x, "small": small, "mixed": small + np.float32(0.05) * c[y]}[case]
+    value, gradient = jax.value_and_grad(centres.centre_separation)(feature, y, rho1=0.0, rho2=0.7)
+    np.testing.assert_allclose(value, golden[f"centre/{case}/loss"], rtol=1e-5)
+    pull = centres.centre_separation(feature, y, rho1=0.0, rho2=-1.0)
+    np.testing.assert_allclose(pull, golden[f"centre/{case}/pull"], rtol=1e-5)
+    np.testing.assert_allclose(value - pull, golden[f"centre/{case}/push"], rtol=1e-5, atol=1e-5 * float(value))
+    expected = golden[f"centre/{case}/grad"]
+    np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_mpanets_mutual_learning_is_the_released_one():
+    """The means move first; the divergence goes from a row's own modality to the other's mean classifier."""
+    golden, y = load("mpanet"), np.repeat(np.arange(4), 4)
+    modality = golden["mutual/infrared_rows"]
+    drawn = [
+        np.float32(0.3) * np.random.RandomState(s).standard_normal((12, 48)).astype(np.float32) for s in range(215, 219)
+    ]
+    feature = np.random.RandomState(219).standard_normal((16, 48)).astype(np.float32)
+    kernels = [{"kernel": jnp.asarray(a.T)} for a in drawn]
+    params = {"visible_classifier": kernels[0], "infrared_classifier": kernels[1]}
+    means = mean_classifiers(params, {"visible": kernels[2], "infrared": kernels[3]}, 0.2)
+
+    def own(params, feature):
+        visible, infrared = (feature @ params[f"{m}_classifier"]["kernel"] for m in ("visible", "infrared"))
+        return jnp.where(modality[:, None] == 0, visible, infrared)
+
+    visible, infrared = (feature @ means[m]["kernel"] for m in ("visible", "infrared"))
+    other = jnp.where(modality[:, None] == 0, infrared, visible)
+    loss = lambda params, feature: identity.mutual_divergence(own(params, feature), other)  # noqa: E731
+    value, (to_params, to_feature) = jax.value_and_grad(loss, (0, 1))(params, feature)
+    np.testing.assert_allclose(value, golden["mutual/kl"], rtol=1e-5)
+    both_entropies = golden["mutual/ce_visible"] + golden["mutual/ce_infrared"]
+    np.testing.assert_allclose(identity.specific_identity(own(params, feature), y, modality), both_entropies, rtol=1e-5)
+    found = {"kl_grad/features": to_feature}
+    for m in ("visible", "infrared"):
+        found[f"kl_grad/{m}_classifier"] = to_params[f"{m}_classifier"]["kernel"].T
+        found[f"ema_after/{m}_classifier_"] = means[m]["kernel"].T
+    for name, array in found.items():
+        expected = golden[f"mutual/{name}"]
+        np.testing.assert_allclose(array, expected, rtol=0, atol=1e-5 * np.abs(expected).max(), err_msg=name)
+
+
 def test_gradients_are_the_numerical_ones():
     logits, other, y = normal(4, B, K), normal(5, B, K), identities(4)
     feature, similarity = normal(6, B, D), normal(7, 2, 3, 8)
@@ -229,6 +327,8 @@ def test_gradients_are_the_numerical_ones():
     check(lambda x: identity.shared_identity(x, y), logits)
     check(lambda x: identity.specific_identity(x, y, MODALITY), logits)
     check(lambda x: centres.centre_separation(x, y, rho1=0.01, rho2=20.0), feature)
+    check(lambda x: identity.mutual_divergence(x, other), logits)
+    check(mask_separation, similarity)
     for variant in ("released", "paper"):
         check(lambda x, v=variant: identity.mutual_identity(x, other, MODALITY, variant=v), logits)
         check(lambda x, v=variant: part_diversity(x, variant=v), similarity)

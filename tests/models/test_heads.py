@@ -1,4 +1,4 @@
-"""Semantic parts, stripes and the two-modality neck against plain loops and the released figures."""
+"""Parts, patterns, generalised means and the two-modality neck against plain loops and the released figures."""
 
 import pathlib
 import zlib
@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from saai_jax.models import heads
+from tests.golden_files import load
+from tests.tensors import tensor
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "kernels.npz")
 SEEDS = st.integers(0, 2**31)
@@ -130,6 +132,84 @@ def test_stripes_are_adaptive_average_pooling(parts):
     np.testing.assert_allclose(heads.stripes(x, parts), expected, rtol=1e-4, atol=1e-6)
     if h % parts == 0:
         np.testing.assert_allclose(heads.stripes(x, parts).mean(1), x.mean((1, 2)), atol=1e-6)
+
+
+def slow_gem(x, power, eps=1e-12):
+    out = np.zeros((len(x), x.shape[3]))
+    for image, channel in np.ndindex(*out.shape):
+        out[image, channel] = ((np.float64(x[image, :, :, channel]) ** power).mean() + eps) ** (1 / power)
+    return out
+
+
+@quick
+@given(SEEDS, st.sampled_from([1.0, 2.5, 3.0]))
+def test_gem_is_the_loop_between_mean_and_maximum(seed, power):
+    x = np.maximum(normal(seed, 2, 3, 4, 5), 0)
+    found = heads.gem(x, power)
+    np.testing.assert_allclose(found, slow_gem(x, power), rtol=1e-5)
+    assert (found >= x.mean((1, 2)) * (1 - 1e-5)).all()
+    assert (found <= x.max((1, 2)) + 1.1e-12 ** (1 / power)).all()
+
+
+def test_gem_gradients_are_the_numerical_ones_and_finite_where_all_is_zero():
+    x = 0.5 + np.abs(normal(0, 2, 2, 3, 4))
+    check_grads(heads.gem, (x,), 1, modes=["rev"], atol=1e-2, rtol=1e-2, eps=1e-2)
+    np.testing.assert_array_equal(jax.grad(lambda x: heads.gem(x).sum())(np.zeros((1, 2, 2, 3), np.float32)), 0)
+
+
+def drawn(seed, *shape):
+    return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
+
+
+def assert_close_to_scale(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_gem_is_the_released_one():
+    golden, x = load("agw"), np.maximum(drawn(202, 2, 32, 6, 3), 0)
+    x[1, 5] = 0
+    y, pull = jax.vjp(heads.gem, x.transpose(0, 2, 3, 1))
+    assert_close_to_scale(y, golden["gem/out"])
+    assert_close_to_scale(pull(drawn(203, 2, 32))[0].transpose(0, 3, 1, 2), golden["gem/grad"])
+
+
+def slow_patterns(x, logits):
+    """[p1 ... pk, g]: means over all positions of mask x; the global mean is last."""
+    b, h, w, c = x.shape
+    pooled = np.zeros((b, logits.shape[3] + 1, c))
+    for image, i, j in np.ndindex(b, h, w):
+        for k, logit in enumerate([*np.float64(logits[image, i, j]), np.inf]):
+            pooled[image, k] += x[image, i, j] / (1 + np.exp(-logit)) / (h * w)
+    return pooled.reshape(b, -1)
+
+
+@quick
+@given(SEEDS)
+def test_patterns_are_the_loop(seed):
+    x, logits = normal(seed, 2, 3, 4, 6), normal(seed + 1, 2, 3, 4, 5)
+    feature, mask = heads.patterns(x, logits)
+    np.testing.assert_allclose(feature, slow_patterns(x, logits), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(mask[1, 2, 7], 1 / (1 + np.exp(-logits[1, 1, 3, 2])), rtol=1e-5)  # row-major
+
+
+def test_patterns_gradients_are_the_numerical_ones():
+    f = lambda *a: heads.patterns(*a)[0]  # noqa: E731
+    check_grads(f, (normal(0, 2, 2, 3, 4), normal(1, 2, 2, 3, 5)), 1, modes=["rev"], atol=1e-2, rtol=1e-2, eps=1e-2)
+
+
+def test_patterns_are_the_released_ones():
+    golden, x = load("mpanet"), np.maximum(drawn(211, 2, 32, 6, 3), 0).transpose(0, 2, 3, 1)
+    weight, bias = (
+        np.float32(tensor(f"spatial_attention.{leaf}", shape))
+        for leaf, shape in (("weight", (6, 32, 1, 1)), ("bias", (6,)))
+    )
+    masked = lambda x, weight, bias: heads.patterns(x, x @ weight[:, :, 0, 0].T + bias)[0]  # noqa: E731
+    y, pull = jax.vjp(masked, x, weight, bias)
+    to_x, to_weight, to_bias = pull(drawn(212, 2, 224))
+    assert_close_to_scale(y, golden["pattern/out"])
+    assert_close_to_scale(to_x.transpose(0, 3, 1, 2), golden["pattern/grad_input"])
+    assert_close_to_scale(to_weight, golden["pattern/grad_weight"])
+    assert_close_to_scale(to_bias, golden["pattern/grad_bias"])
 
 
 @train_or_not

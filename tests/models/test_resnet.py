@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
+from saai_jax import parallel
 from saai_jax.models import resnet
 from saai_jax.models.normalisation import BatchNorm
 from saai_jax.models.resnet import ResNet
@@ -187,6 +188,96 @@ def test_batch_norm_of_half_precision_keeps_full_statistics():
     for found, slow in zip(running, expected[1:], strict=True):
         assert found.dtype == jnp.float32
         np.testing.assert_allclose(found, slow, rtol=1e-5)
+
+
+@functools.partial(jax.jit, static_argnames="train")
+def batch_norm_of(rows, x, scale, bias, mean, var, *, train=True):
+    """As batch_norm, by the statistics of some rows."""
+    variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": {"mean": mean, "var": var}}
+    y, after = BatchNorm().apply(variables, x, train, rows, mutable=["batch_stats"])
+    return y, (after["batch_stats"]["mean"], after["batch_stats"]["var"])
+
+
+@quick
+@given(SEEDS, st.lists(st.booleans(), min_size=6, max_size=6).filter(any))
+def test_batch_norm_of_rows_is_that_of_those_rows_alone(seed, rows):
+    rows, x = np.array(rows), np.float32(2 + 3 * normal(seed, 6, 2, 3, 4))
+    given = [normal(seed + 1, 4), normal(seed + 2, 4), normal(seed + 3, 4), normal(seed + 4, 4) ** 2]
+    y, running = batch_norm_of(rows, x, *given)
+    expected = slow_batch_norm(x[rows], *given, True)
+    for found, slow in zip((y[rows], *running), expected, strict=True):
+        np.testing.assert_allclose(found, slow, rtol=1e-3, atol=1e-4)
+    others, _ = batch_norm_of(rows, np.where(rows[:, None, None, None], x, 1e4), *given)
+    np.testing.assert_array_equal(others[rows], y[rows])
+    order = np.random.default_rng(seed).permutation(6)
+    mixed, again = batch_norm_of(rows[order], x[order], *given)
+    for found, slow in zip((mixed[np.argsort(order)], *again), (y, *running), strict=True):
+        np.testing.assert_allclose(found, slow, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_of_no_rows_keeps_its_statistics_and_is_finite():
+    x, given, nobody = (
+        normal(0, 4, 2, 2, 3),
+        (np.ones(3), np.zeros(3), normal(1, 3), normal(2, 3) ** 2),
+        np.zeros(4, bool),
+    )
+    _, running = batch_norm_of(nobody, x, *given)
+    for found, before in zip(running, given[2:], strict=True):
+        np.testing.assert_array_equal(found, before)
+    to_x, to_scale = jax.grad(lambda x, scale: batch_norm_of(nobody, x, scale, *given[1:])[0].sum(), (0, 1))(
+        x, given[0]
+    )
+    assert np.isfinite(to_x).all()
+    assert np.isfinite(to_scale).all()
+
+
+def test_batch_norm_of_rows_gradients():
+    x, weight, rows = normal(0, 4, 2, 2, 3), normal(1, 4, 2, 2, 3), np.array([1, 0, 1, 1], bool)
+
+    def loss(x, scale, bias):
+        y, _ = batch_norm_of(rows, x, scale, bias, np.zeros(3), np.ones(3))
+        return (rows[:, None, None, None] * weight * y).sum()
+
+    check_grads(loss, (x, normal(2, 3), normal(3, 3)), 1, modes=["rev"], atol=2e-2, rtol=2e-2, eps=1e-2)
+    np.testing.assert_array_equal(jax.grad(loss)(x, normal(2, 3), normal(3, 3))[1], 0)
+
+
+def test_devices_agree_on_the_statistics_of_rows():
+    x, rows, given = normal(0, 8, 2, 3, 4), np.arange(8) % 3 == 0, (np.ones(4), np.zeros(4), np.zeros(4), np.ones(4))
+    spread = parallel.split({"x": x, "rows": rows}, parallel.batch_mesh(jax.devices()[:4]))
+    assert len(spread["x"].sharding.device_set) == 4
+    found = batch_norm_of(spread["rows"], spread["x"], *given)
+    for one, four in zip(jax.tree.leaves(batch_norm_of(rows, x, *given)), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(four, one, rtol=1e-5, atol=1e-6)
+
+
+def test_each_modality_has_a_stem_that_sees_its_rows_alone():
+    """In training too: features, statistics and gradients of the visible rows are those of a batch without others."""
+    x, modality = normal(0, 6, 16, 8, 3), np.array([0, 1, 1, 0, 0, 1])
+    visible = modality == 0
+    network, stem = ResNet((), 4, stem_of_modality=True), resnet.Stem(4)
+    variables = scattered(jax.eval_shape(lambda: network.init(jax.random.key(0), x, False, modality)), 1)
+    assert variables["params"].keys() == {"visible_stem", "infrared_stem"}
+
+    def features(variables, x):
+        return network.apply(variables, x, True, modality, mutable="batch_stats")
+
+    (y, after), own = features(variables, x), {name: tree["visible_stem"] for name, tree in variables.items()}
+    alone, stats = stem.apply(own, x[visible], True, mutable="batch_stats")
+    np.testing.assert_allclose(y[visible], alone, rtol=1e-4, atol=1e-5)
+    moved = after["batch_stats"]["visible_stem"], stats["batch_stats"]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), *moved)
+    weight = normal(2, *y.shape) * visible[:, None, None, None]
+    to_variables, to_x = jax.grad(lambda *a: (weight * features(*a)[0]).sum(), (0, 1))(variables, x)
+    np.testing.assert_array_equal(to_x[~visible], 0)
+    assert np.abs(to_x[visible]).max() > 1e-3
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(to_variables["params"]["infrared_stem"]))
+    tested = network.apply(variables, x, False, modality)
+    for m, name in enumerate(("visible_stem", "infrared_stem")):
+        own = {kind: tree[name] for kind, tree in variables.items()}
+        np.testing.assert_allclose(
+            tested[modality == m], stem.apply(own, x[modality == m], False), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_a_block_updates_statistics_only_in_training():

@@ -1,13 +1,19 @@
-"""What modes build from a configuration: the run that is kept in a workdir, or why it cannot be."""
+"""What modes build from a configuration: the run that is kept in a workdir, the original's weights, or why not."""
 
 import json
 
+import jax
+import numpy as np
 import pytest
 
 from configs import regdb, synthetic
 from modes import building
 from saai_jax.checkpoint import CheckpointError, write_config
+from saai_jax.systems import MARKS, SYSTEMS
+from saai_jax.weights.names import to_torch
+from saai_jax.weights.pth import WeightsError
 from tests.input_pipeline.test_regdb import write_regdb
+from tests.pth_files import write_state
 
 LOST = object()
 
@@ -44,3 +50,95 @@ def test_an_identity_needs_the_images_that_its_sampler_draws(tmp_path):
     c.data.sampler = "pared"
     with pytest.raises(ValueError, match="data.sampler is 'pared', expected one of paired, replacement"):
         building.splits_of(c)
+
+
+def released(words, identities=5):
+    """A checkpoint of a small original by torch's names, with all that a release has beside what is used."""
+    system = building.system_of(synthetic.get_config(words), identities)
+    params, collections = jax.eval_shape(system.init, jax.random.key(0))
+    empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), {"params": params, **collections})
+    random = np.random.default_rng(0)
+    state = {n: np.abs(random.standard_normal(a.shape)).astype(np.float32) for n, a in to_torch(system, empty).items()}
+    state |= {name: np.zeros_like(state[name.replace("bias", "weight")]) for name in system.names.zeros}
+    if any(name.startswith("base_resnet.") for name in state):
+        visible, base = "visible_module.visible.", "base_resnet.base."
+        layers = {name.removeprefix(base): array for name, array in state.items() if name.startswith(base)}
+        stem = {name.removeprefix(visible): array for name, array in state.items() if name.startswith(visible)}
+        for part, unused in ((visible, layers), ("thermal_module.thermal.", layers), (base, stem)):
+            state |= {part + name: array for name, array in unused.items()}
+    return state
+
+
+def as_agw(state):
+    """As AGW and CAJ save: the state under net, and numbers beside it."""
+    return {"net": state, "epoch": 80, "mAP": 0.5}
+
+
+WRAPS = {"tiny": dict, "tiny,agw": as_agw, "tiny,agw-base": as_agw, "tiny,caj": as_agw, "tiny,mpanet": dict}
+
+
+@pytest.mark.parametrize("words", WRAPS)
+def test_a_released_checkpoint_is_evaluated_without_a_run(tmp_path, words, caplog):
+    state, config = released(words), synthetic.get_config(words)
+    config.model.weights = str(write_state(tmp_path / "epoch_80.t", state, WRAPS[words]))
+    with caplog.at_level("INFO"):
+        system, variables = building.trained(config, str(tmp_path / "none"))
+    found = to_torch(system, variables)
+    assert found["classifier.weight"].shape[0] == 5
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, state[name], err_msg=name)
+    unused = [record.message for record in caplog.records if "never runs" in record.message]
+    if WRAPS[words] is dict:
+        assert not unused
+    else:
+        ours = found.keys() | set(system.names.zeros)
+        number = sum((name not in ours) + name.endswith("running_mean") * (name not in ours) for name in state)
+        assert len(unused) == 1
+        assert unused[0].startswith(f"{number} tensors are of parts that the network never runs: ")
+        assert unused[0].count("layer") == 8
+        assert "visible_module.visible.layer1" in unused[0]
+        assert unused[0].endswith("base_resnet.base.bn1, base_resnet.base.conv1")
+
+
+@pytest.mark.parametrize(("file", "words"), [("agw", "mpanet"), ("mpanet", "saai"), ("saai", "agw"), ("saai", "caj")])
+def test_weights_of_another_system_are_named_and_the_word_that_fits(tmp_path, file, words):
+    config = synthetic.get_config(f"tiny,{words}")
+    config.model.weights = str(write_state(tmp_path / "file.pth", released(f"tiny,{file}")))
+    with pytest.raises(WeightsError, match=rf"file\.pth: these tensors are of {file}; use the word {file}"):
+        building.trained(config, str(tmp_path / "none"))
+
+
+def test_each_systems_mark_is_a_tensor_of_its_own():
+    assert MARKS.keys() == SYSTEMS.keys()
+    for name in MARKS:
+        assert [mark for mark, tensor in MARKS.items() if tensor in released(f"tiny,{name}")] == [name]
+
+
+@pytest.mark.parametrize("words", ["tiny,agw", "tiny,mpanet"])
+def test_weights_of_another_number_of_identities_say_what_they_fit(tmp_path, words):
+    config = synthetic.get_config(words)
+    config.model.weights = str(write_state(tmp_path / "file.pth", released(words)))
+    with pytest.raises(WeightsError) as error:
+        building.initial_state(config, building.system_of(config, 7))
+    assert str(error.value).startswith(config.model.weights)
+    assert "of another shape or type: " in str(error.value)
+    assert "the file tells 5 identities apart, the model 7: train on 5 or from ImageNet's" in str(error.value)
+
+
+@pytest.mark.parametrize("words", ["tiny,agw", "tiny,mpanet"])
+def test_imagenets_resnet_starts_the_stems_and_the_rest_and_is_no_checkpoint(tmp_path, words):
+    config = synthetic.get_config(words)
+    prefixes = ("base_resnet.base.", "backbone.")
+    resnet = {n.removeprefix(p): a for n, a in released(words).items() for p in prefixes if n.startswith(p)}
+    head = {"fc.weight": np.ones((1000, 8), np.float32), "fc.bias": np.ones(1000, np.float32)}
+    config.model.weights = str(write_state(tmp_path / "resnet.pth", resnet | head))
+    with pytest.raises(CheckpointError, match=r"train first \(and .*resnet\.pth is a backbone alone\)"):
+        building.trained(config, str(tmp_path / "none"))
+    system = building.system_of(config, 7)
+    drawn, started = (
+        to_torch(system, building.initial_state(c, system).variables) for c in (synthetic.get_config(words), config)
+    )
+    stems = "visible_module.visible.", "thermal_module.thermal."
+    for name, array in started.items():
+        plain = next((name.removeprefix(p) for p in (*prefixes, *stems) if name.startswith(p)), None)
+        np.testing.assert_array_equal(array, resnet[plain] if plain else drawn[name], err_msg=name)

@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import sysu
 from saai_jax.augment import normalise
 from saai_jax.systems import agw
+from saai_jax.train import learning_rate
+from saai_jax.weights.names import to_torch
 from tests.golden_files import load
 from tests.systems.originals import differences, first_step, images, of, variables_of
 from tests.tensors import tensor
@@ -165,3 +168,26 @@ def test_two_views_pad_black_and_erase_before_the_channels_are_changed():
         area = erased.mean((1, 2))[share]
         assert area.min() > 0.01
         assert 0.35 < area.max() < 0.45
+
+
+def test_neck_and_classifier_learn_at_the_whole_rate_and_all_else_at_a_tenth():
+    """The release's parameter groups, by torch's names."""
+    system = agw.build(identities=3, size=(32, 16), stages=(1, 2), width=4, bottleneck=False, non_local=(0, 1))
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(system.init, jax.random.key(0))[0])
+    ones = jax.tree.map(jnp.ones_like, params)
+    direction, _ = system.optimiser.update(ones, system.optimiser.init(params), params)
+    factors = {name: array / 1.9 for name, array in to_torch(system, {"params": direction}).items()}  # 1 + 0.9 at first
+    heads = {"bottleneck.weight", "classifier.weight"}
+    for name, factor in factors.items():
+        np.testing.assert_allclose(factor, 1 if name in heads else 0.1, rtol=1e-6, err_msg=name)
+    assert heads < factors.keys()
+
+
+def test_rates_of_every_epoch_are_the_released_ones():
+    """settings: rows of first epoch, last epoch, rate of neck and classifier; the others' is a tenth."""
+    t = sysu.get_config("agw").train
+    rows = [*((e, e, 0.01 * (e + 1)) for e in range(9)), (9, 19, 0.1), (20, 49, 0.01), (50, 80, 0.001)]
+    expected = np.concatenate([np.full(last - first + 1, rate) for first, last, rate in rows])
+    how = {"base": t.learning_rate, "warmup": t.warmup, "milestones": t.milestones, "decay": t.decay}
+    np.testing.assert_allclose(learning_rate(np.arange(t.epochs), **how), expected, rtol=1e-6)
+    assert t.backbone_factor == 0.1

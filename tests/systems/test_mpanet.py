@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import regdb, sysu
 from saai_jax.systems import mpanet
+from saai_jax.systems.means import mean_rate
+from saai_jax.train import learning_rate
 from tests.golden_files import load
 from tests.systems.originals import differences, first_step, images, variables_of
 
@@ -56,3 +59,18 @@ def test_what_is_looked_at_are_the_masks():
     params, collections = jax.eval_shape(system.init, jax.random.key(0))
     images = jnp.zeros((5, 64, 32, 3)), jnp.zeros(5, jnp.int32)
     assert jax.eval_shape(system.maps, {"params": params, **collections}, *images).shape == (5, 2, 16, 8)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "rows"),
+    [(sysu, [(0, 79, 3.5e-4), (80, 119, 3.5e-5), (120, 139, 3.5e-6)]), (regdb, [(0, 109, 3.5e-4), (110, 139, 3.5e-5)])],
+)
+def test_rates_of_every_epoch_are_the_released_ones(dataset, rows):
+    """settings: rows of first epoch, last epoch, rate; and how far the mean classifiers move."""
+    t = dataset.get_config("mpanet").train
+    expected = np.concatenate([np.full(last - first + 1, rate) for first, last, rate in rows])
+    how = {"base": t.learning_rate, "warmup": t.warmup, "milestones": t.milestones, "decay": t.decay}
+    np.testing.assert_allclose(learning_rate(np.arange(t.epochs), **how), expected, rtol=1e-6)
+    moved = np.array([mean_rate(e, t.teacher_rate) for e in range(t.epochs)])
+    np.testing.assert_allclose(moved[:99], 0.2, rtol=1e-6)
+    np.testing.assert_allclose(moved[[99, 139]], [0.19801980198, 0.14184397163], rtol=1e-6)
