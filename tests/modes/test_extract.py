@@ -107,13 +107,12 @@ def test_ones_own_pictures_are_resized_as_configured(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "embed_batches", lambda c, system, variables, batches, *_: next(batches)["image"])
     for name in ("bilinear", "lanczos"):
         c.data.resample = name
-        found = folders.embed_folder(c, None, None, str(tmp_path), "visible")
+        found = folders.embed_pictures(c, None, None, folders.readable(c, str(tmp_path), "visible"))
         wanted = np.asarray(whole.resize((5, 9), Image.Resampling[name.upper()]))
         np.testing.assert_array_equal(found.embedding, [wanted])
-        np.testing.assert_array_equal(folders._pictures(c, str(tmp_path), found, np.array([0])), [wanted])
     c.data.resample = "nearest"
     with pytest.raises(ValueError, match="data.resample is 'nearest'"):
-        folders.embed_folder(c, None, None, str(tmp_path), "visible")
+        folders.embed_pictures(c, None, None, folders.readable(c, str(tmp_path), "visible"))
 
 
 def test_extracted_features_are_those_of_the_loops(tmp_path):
