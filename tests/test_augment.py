@@ -175,7 +175,7 @@ def test_pad_crop_can_fill_with_a_colour(fill):
 @pytest.mark.parametrize(("law", "mean", "deviation"), [("uniform", 1.8, 0.866), ("log-uniform", 1.25, 0.81)])
 def test_erasing_fills_with_a_colour_and_draws_the_aspect_by_a_law(law, mean, deviation):
     """Uniform in (0.3, 3.3): mean 1.8, deviation 3 / sqrt(12); log-uniform: mean 3 / ln 11."""
-    side, fill = 200, (1.0, -2.0, 0.5)
+    side, fill = 100, (1.0, -2.0, 0.5)
     image, how = np.zeros((side, side, 3), np.float32), {"probability": 1.0, "area": (0.1, 0.1), "law": law}
     results = np.asarray(jax.lax.map(lambda key: augment.erase(key, image, fill=fill, **how), keys(8, 600)))
     changed = results != 0

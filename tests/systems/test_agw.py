@@ -120,7 +120,7 @@ def test_two_views_are_visible_rows_twice_and_then_the_infrared_ones():
 def assert_share(happened, probability):
     """Within 5 standard deviations of a binomial; the keys are fixed, so this passes always or never."""
     bound = 5 * np.sqrt(probability * (1 - probability) / len(happened))
-    assert abs(np.mean(happened) - probability) < bound
+    assert abs(np.mean(happened) - probability) <= bound
 
 
 def test_two_views_change_channels_flip_and_crop_as_often_as_the_release():
@@ -145,7 +145,7 @@ def test_two_views_change_channels_flip_and_crop_as_often_as_the_release():
 
 
 def test_two_views_pad_black_and_erase_before_the_channels_are_changed():
-    white = np.full((2, HEIGHT, WIDTH, 3), 255, np.uint8)
+    white = np.full((2, 60, 40, 3), 255, np.uint8)
     batch = {"image": white, "identity": np.int32([0, 0]), "modality": np.int32([0, 1])}
     every = jax.jit(jax.vmap(lambda k: agw.two_views(k, batch, 3, 0.5)["image"]))
     found = np.asarray(every(jax.random.split(jax.random.key(1), 500)))
@@ -166,8 +166,8 @@ def test_two_views_pad_black_and_erase_before_the_channels_are_changed():
         share = erased.any((1, 2))
         assert_share(share, 0.5)
         area = erased.mean((1, 2))[share]
-        assert area.min() > 0.01
-        assert 0.35 < area.max() < 0.45
+        assert 0.015 < area.min() < 0.05
+        assert 0.35 < area.max() < 0.43
 
 
 def test_neck_and_classifier_learn_at_the_whole_rate_and_all_else_at_a_tenth():
