@@ -10,7 +10,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from configs import ablation as plans
-from modes.building import aim_of
+from modes.building import MNNR, SGR, aim_of
 from modes.ranking import extract, read_features
 from modes.training import train
 from saai_jax.features import Features
@@ -66,5 +66,9 @@ def studied(config: ConfigDict, name: str, k1: int, k2: int) -> Mapping[ablation
         return ablation.over_k1(values, k2=k2, variant=variant)
     if name == "k2":
         return ablation.over_k2(values, k1=k1, variant=variant)
+    if name == "sim-parts":
+        # With alpha=1 and no graph, SIM is the L2 distance of the features as it takes them.
+        parts = {"neither": MNNR | {"alpha": 1.0}, "SGR": SGR, "MNNR": MNNR, "both": {"graph": True, "mutual": True}}
+        return {label: ablation.sim(**sim | how) for label, how in parts.items()}
     changes = {"sim-K": ("paths", "neighbours"), "sim-lambda": ("scale",), "sim-alpha": ("alpha",)}[name]
     return {value: ablation.sim(**sim | dict.fromkeys(changes, value)) for value in values}
