@@ -12,6 +12,11 @@ once. Studies of the inference rank kept features: those of --features, or of th
 first. Each study leaves <study>.md, .json, .png and .svg in workdir: means and standard deviations, of a training's
 study over the seeds, of an inference's over the trials.
 
+The study `carriers` trains other systems, or ranks their features:
+
+    python launch.py --config=configs/ablation.py:sysu,carriers --mode=ablate --config.data.root=/data/SYSU-MM01 \
+        --features=AGW=agw.npz,MPANet=mpanet.npz
+
 Words: a data set (synthetic if none is named; sysu, regdb, llcm) with that file's own words, the studies (all if none
 is named), and quick for a third of the epochs.
 """

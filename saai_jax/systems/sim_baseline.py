@@ -34,7 +34,8 @@ def build(
 ) -> System:
     """The baseline for so many identities and images of size (height, width) pixels; configs/sim_baseline.py explains.
 
-    The paper does not say which feature is ranked, nor whether there is a neck; ours is AGW's. network: keywords of `resnet.built`. Raises ValueError for what cannot be built.
+    The paper does not say whether there is a neck, nor which feature is ranked: here there is AGW's, and its output is.
+    network: keywords of `resnet.built`. Raises ValueError for what cannot be built.
     """
 
     def augmented(key: Array, batch: Batch) -> Batch:
