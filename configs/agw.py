@@ -43,8 +43,14 @@ def base(c: ml_collections.ConfigDict) -> None:
     c.model.non_local, c.model.pooling, c.loss.triplet = (), "mean", "hard"
 
 
+def paper(c: ml_collections.ConfigDict) -> None:
+    """AGW as its paper says it (docs/paper_versus_code.md)."""
+    c.loss.triplet_variant = "paper"
+
+
 def caj(c: ml_collections.ConfigDict) -> None:
-    """CAJ: a second visible view with exchanged channels, erasing, the squared-difference triplet, flip test."""
+    """CAJ: AGW with a second visible view of exchanged channels, erasing, squared-difference triplet, flip test."""
+    released(c)
     c.model.mirror = True
     c.loss.triplet = "squared"
     c.augment.views, c.augment.erasing = 2, 0.5

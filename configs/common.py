@@ -112,11 +112,11 @@ SYSTEMS: dict[str, tuple[Preset, Preset]] = {
     "baseline": (saai.released, saai.baseline),
     "agw": (agw.released, lambda config: None),
     "agw-base": (agw.released, agw.base),
-    "caj": (agw.released, agw.caj),
+    "caj": (agw.caj, lambda config: None),
     "mpanet": (mpanet.released, lambda config: None),
     "sim-baseline": (sim_baseline.paper, lambda config: None),
 }
-PAPER = {"saai": saai.paper}  # by config.system
+PAPER = {"saai": saai.paper, "agw": agw.paper}  # by config.system
 
 
 def paper(config: ml_collections.ConfigDict) -> None:

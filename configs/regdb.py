@@ -11,8 +11,8 @@ the folds and with commas between them, and --config.eval.protocol=regdb-ten-fol
 Published (AIM, one split): visible to infrared 91.07 rank-1 / 91.45 mAP, infrared to visible 92.09 / 92.01.
 Ours: not measured, the data set is given out on application.
 
-Presets: released (default) or paper; baseline is the paper's of Table 3; validate holds a tenth of the training
-identities out.
+Presets: released (default) or paper; baseline is the paper's of Table 3; the words of docs/systems.md are other
+systems; validate holds a tenth of the training identities out.
 """
 
 from configs import common

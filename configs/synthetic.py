@@ -4,8 +4,9 @@
 
 Measured, seed 0: docs/synthetic.md has the table and what it was measured on.
 
-Presets: tiny or large draw another size; regdb or llcm write and read that layout instead; singleshot, multishot,
-all, indoor choose what is reported; released (default) or paper; baseline is the paper's of Table 3.
+Presets: tiny or large draw another size; regdb or llcm write and read that layout instead; singleshot, multishot, all,
+indoor choose what is reported; released (default) or paper; baseline is the paper's of Table 3; the words of
+docs/systems.md are other systems.
 """
 
 from configs import common
@@ -23,7 +24,11 @@ def size(name: str, height: int, width: int) -> common.Preset:
 
 def layout(name: str) -> common.Preset:
     """Another data set's folders and protocol."""
-    return lambda config: config.update({"dataset": name})
+
+    def preset(config):
+        config.dataset, config.eval.protocol = name, ""
+
+    return preset
 
 
 def tiny(config) -> None:

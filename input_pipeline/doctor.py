@@ -113,7 +113,7 @@ def _modality_problems(index: Index, split: str) -> list[str]:
         if split != "test" and few.any():
             problems.append(
                 f"warning: {split}: fewer than {SAMPLED} {name} images of identities {shorten(identities[few])}, "
-                f"which a sampler of {SAMPLED} + {SAMPLED} drops or refuses"
+                f"which a sampler of {SAMPLED} + {SAMPLED} without replacement drops or refuses"
             )
     return problems
 

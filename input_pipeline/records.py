@@ -134,9 +134,7 @@ class Packed:
         return image
 
 
-def store_resized(
-    images: Folder, index: Index, data_dir: str | os.PathLike, name: str, split: str, size: Size
-) -> str:
+def store_resized(images: Folder, index: Index, data_dir: str | os.PathLike, name: str, split: str, size: Size) -> str:
     """Writes the pixels of an index's pictures below data_dir and gives the folder written; an older one is replaced.
 
     DataError: files that cannot be decoded, all listed, and nothing is written.

@@ -163,10 +163,10 @@ class Source:
     def settings(self, index: Index, search: str, shots: str, protocol: str = "") -> list[Setting]:
         """The settings of the comma-separated protocols, or of the data set's default ones if none is named.
 
-        search (all, indoor) and shots (single, multi) choose among those of SYSU-MM01. index: rows of the test split,
-        say those of a features file; of regdb-ten-folds the ten folds' one after the other. Raises ValueError for
-        other words, an unknown protocol or one of another data set, and a protocol that search and shots leave
-        nothing of; DataError as the protocol's own `settings`.
+        search (all, indoor) and shots (single, multi) choose among those of SYSU-MM01; a protocol that they leave
+        nothing of is named in a warning. index: rows of the test split, say those of a features file; of
+        regdb-ten-folds the ten folds' one after the other. Raises ValueError for other words, an unknown protocol or
+        one of another data set, and if nothing is left; DataError as the protocol's own `settings`.
         """
         result, names = [], protocols.named(self.dataset, protocol)
         if variants := "".join(name.removeprefix("llcm-") for name in names if name.startswith("llcm-")):
@@ -183,7 +183,10 @@ class Source:
             found = self._settings_of(name, index)
             chosen = [s for s in found if s.protocol.split("-")[-1] in searches and s.shots in numbers]
             if not chosen:
-                raise ValueError(f"{asked}: nothing is left of {name}, whose shots are {found[0].shots}")
+                nothing = f"{asked}: nothing is left of {name}, whose shots are {found[0].shots}"
+                if names == (name,):
+                    raise ValueError(nothing)
+                logging.warning("%s", nothing)
             result += chosen
         return result
 

@@ -160,6 +160,33 @@ def test_erased_rectangles_have_the_published_sizes_places_and_share():
         np.testing.assert_allclose(np.mean(start / (side - size)), 0.5, atol=0.05)
 
 
+@pytest.mark.parametrize("fill", [0.0, 127 / 255])
+def test_pad_crop_can_fill_with_a_colour(fill):
+    image = picture(1) + 1  # nothing of it is the fill
+    results = many(augment.pad_crop, 1, image, pad=2, fill=fill)
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), constant_values=fill)
+    windows = np.array([padded[y : y + 6, x : x + 5] for y in range(5) for x in range(5)], np.float32)
+    equal = (results[:, None] == windows).all((2, 3, 4))
+    np.testing.assert_array_equal(equal.sum(1), 1)
+    for place in range(25):
+        assert_share(equal[:, place], 1 / 25)
+
+
+@pytest.mark.parametrize(("law", "mean", "deviation"), [("uniform", 1.8, 0.866), ("log-uniform", 1.25, 0.81)])
+def test_erasing_fills_with_a_colour_and_draws_the_aspect_by_a_law(law, mean, deviation):
+    """Uniform in (0.3, 3.3): mean 1.8, deviation 3 / sqrt(12); log-uniform: mean 3 / ln 11."""
+    side, fill = 200, (1.0, -2.0, 0.5)
+    image, how = np.zeros((side, side, 3), np.float32), {"probability": 1.0, "area": (0.1, 0.1), "law": law}
+    results = np.asarray(jax.lax.map(lambda key: augment.erase(key, image, fill=fill, **how), keys(8, 600)))
+    changed = results != 0
+    np.testing.assert_array_equal(results[changed.all(3)], np.broadcast_to(fill, (changed.all(3).sum(), 3)))
+    _, _, h, w = rectangles(results, 0).T
+    aspect = h / w
+    np.testing.assert_allclose([aspect.mean(), aspect.std()], [mean, deviation], atol=0.12)
+    assert 0.29 < aspect.min() < 0.45
+    assert 3.0 < aspect.max() < 3.4
+
+
 PLAIN = np.full((12, 8, 3), 50.0, np.float32)
 
 

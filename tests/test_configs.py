@@ -7,16 +7,19 @@ import re
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from configs import common
-from modes.building import TRAINED_FREE, system_of
-from saai_jax import affinity, augment
+from input_pipeline import sysu
+from input_pipeline.index import Setting
+from modes.building import TRAINED_FREE, aim_of, system_of
+from saai_jax import affinity, augment, train
 from saai_jax.losses.centres import centre_separation
 from saai_jax.models import cpu
 from saai_jax.models.attention import ModalityAttention
-from saai_jax.systems import saai
+from saai_jax.systems import SYSTEMS
 
 FILES = ("sysu", "regdb", "llcm", "synthetic")
 
@@ -41,14 +44,43 @@ def test_every_file_gives_the_same_fields(name):
 # Every field that changes a number of a published recipe: its value, what it is in another file or under another word,
 # and where that comes from. Paper and supplement: SAAI, Section 4.1 and its equations. Release: the authors' code for
 # SYSU-MM01. SIM, Zhong: the papers of these inferences. Row: of docs/paper_versus_code.md. Ours: nobody states it.
-RECIPE = {
+SHARED = {
+    "model.dtype": ("float32", {}, "row 18"),
+    "model.remat": (False, {}, "ours: memory alone"),
+    "aim.variant": ("released", {}, "row 7"),
+    "aim.remove": (True, {}, "Eq. 6"),
+    "aim.expand": (True, {}, "Eq. 7"),
+    "aim.sysu_all_single": ((4, 1), {}, "paper"),
+    "aim.sysu_all_multi": ((20, 6), {}, "paper"),
+    "aim.sysu_indoor_single": ((2, 2), {}, "row 8"),
+    "aim.sysu_indoor_multi": ((20, 6), {}, "paper"),
+    "aim.regdb": ((8, 2), {}, "paper"),
+    **{f"aim.{name}": ((8, 2), {}, "ours") for name in ("llcm", "market1501", "dukemtmc", "custom", "own")},
+    "sim.graph": (True, {}, "SIM, Eq. 5"),
+    "sim.mutual": (True, {}, "SIM, Eq. 7"),
+    "sim.scale": (0.01, {}, "SIM: lambda"),
+    "sim.paths": (9, {}, "SIM: K"),
+    "sim.neighbours": (9, {}, "ours"),
+    "sim.kq": (20, {}, "ours"),
+    "sim.kg": (20, {}, "ours"),
+    "sim.alpha": (0.3, {}, "SIM"),
+    "sim.own": (True, {}, "ours"),
+    "sim.edges": ("nearest", {}, "ours"),
+    "sim.expand": (False, {}, "ours"),
+    "sim.normalise": (True, {}, "ours"),
+    "k_reciprocal.k1": (20, {}, "Zhong"),
+    "k_reciprocal.k2": (6, {}, "Zhong"),
+    "k_reciprocal.weight": (0.3, {}, "Zhong"),
+    "k_reciprocal.neighbours": ("all", {}, "Zhong"),
+    "k_reciprocal.variant": ("released", {}, "Zhong's code"),
+}
+SAAI = {
     "data.identities": (10, {"regdb": 4, "paper": 16}, "row 1"),
     "data.images": (8, {}, "row 1"),
     "data.height": (288, {}, "paper"),
     "data.width": (144, {}, "paper"),
     "data.sampler": ("paired", {}, "release"),
-    "model.dtype": ("float32", {}, "row 18"),
-    "model.remat": (False, {}, "ours: memory alone"),
+    "data.resample": ("bilinear", {}, "release"),
     "model.stages": ((3, 4, 6, 3), {}, "paper: ResNet-50"),
     "model.width": (64, {}, "paper: ResNet-50"),
     "model.bottleneck": (True, {}, "paper: ResNet-50"),
@@ -75,60 +107,98 @@ RECIPE = {
     "train.decay": (0.1, {}, "paper: 0.1, then 0.01 of the rate"),
     "train.teacher_rate": (0.02, {"paper": 0.2}, "row 9"),
     "aim.variant": ("released", {"paper": "paper"}, "row 7"),
-    "aim.remove": (True, {}, "Eq. 6"),
-    "aim.expand": (True, {}, "Eq. 7"),
-    "aim.sysu_all_single": ((4, 1), {}, "paper"),
-    "aim.sysu_all_multi": ((20, 6), {}, "paper"),
     "aim.sysu_indoor_single": ((2, 2), {"paper": (4, 1)}, "row 8"),
-    "aim.sysu_indoor_multi": ((20, 6), {}, "paper"),
-    "aim.regdb": ((8, 2), {}, "paper"),
-    **{f"aim.{name}": ((8, 2), {}, "ours") for name in ("llcm", "market1501", "dukemtmc", "custom", "own")},
-    "sim.graph": (True, {}, "SIM, Eq. 5"),
-    "sim.mutual": (True, {}, "SIM, Eq. 7"),
-    "sim.scale": (0.01, {}, "SIM: lambda"),
-    "sim.paths": (9, {}, "SIM: K"),
-    "sim.neighbours": (9, {}, "ours"),
-    "sim.kq": (20, {}, "ours"),
-    "sim.kg": (20, {}, "ours"),
-    "sim.alpha": (0.3, {}, "SIM"),
-    "sim.own": (True, {}, "ours"),
-    "sim.edges": ("nearest", {}, "ours"),
-    "sim.expand": (False, {}, "ours"),
-    "sim.normalise": (True, {}, "ours"),
-    "k_reciprocal.k1": (20, {}, "Zhong"),
-    "k_reciprocal.k2": (6, {}, "Zhong"),
-    "k_reciprocal.weight": (0.3, {}, "Zhong"),
-    "k_reciprocal.neighbours": ("all", {}, "Zhong"),
-    "k_reciprocal.variant": ("released", {}, "Zhong's code"),
 }
+# Where the release of AGW, CAJ or MPANet says nothing of a data set, SYSU-MM01's numbers serve.
+AGW = {
+    "data.identities": (8, {}, "release"),
+    "data.images": (8, {}, "release"),
+    "data.height": (288, {}, "release"),
+    "data.width": (144, {}, "release"),
+    "data.sampler": ("replacement", {}, "release"),
+    "data.resample": ("lanczos", {}, "release"),
+    "model.stages": ((3, 4, 6, 3), {}, "release: ResNet-50"),
+    "model.width": (64, {}, "release: ResNet-50"),
+    "model.bottleneck": (True, {}, "release: ResNet-50"),
+    "model.stem_pool": (True, {}, "release: ResNet-50"),
+    "model.non_local": ((0, 2, 3, 0), {"agw-base": ()}, "release: after layer2[2, 3] and layer3[3, 4, 5]"),
+    "model.pooling": ("gem", {"agw-base": "mean"}, "release"),
+    "model.mirror": (False, {"caj": True}, "release; CAJ's testa.py"),
+    "loss.triplet": ("weighted", {"agw-base": "hard", "caj": "squared"}, "release"),
+    "loss.triplet_variant": ("released", {"paper": "paper"}, "row 23"),
+    "loss.margin": (0.3, {}, "release: of base"),
+    "augment.pad": (10, {}, "release"),
+    "augment.views": (1, {"caj": 2}, "CAJ's release"),
+    "augment.erasing": (0.0, {"caj": 0.5}, "CAJ's release"),
+    "train.epochs": (81, {"caj": 100}, "release"),
+    "train.learning_rate": (0.1, {}, "release"),
+    "train.weight_decay": (5e-4, {}, "release"),
+    "train.backbone_factor": (0.1, {}, "release"),
+    "train.warmup": (10, {}, "release"),
+    "train.milestones": ((20, 50), {}, "release"),
+    "train.decay": (0.1, {}, "release"),
+}
+MPANET = {
+    "data.identities": (16, {"regdb": 12}, "release"),
+    "data.images": (8, {"regdb": 10}, "release"),
+    "data.height": (384, {"regdb": 256}, "release"),
+    "data.width": (128, {}, "release"),
+    "data.sampler": ("paired", {}, "release: SAAI's"),
+    "data.resample": ("bilinear", {}, "release"),
+    "model.stages": ((3, 4, 6, 3), {}, "release: ResNet-50"),
+    "model.width": (64, {}, "release: ResNet-50"),
+    "model.bottleneck": (True, {}, "release: ResNet-50"),
+    "model.stem_pool": (True, {}, "release: ResNet-50"),
+    "model.mam": ((3, 4), {}, "release"),
+    "model.patterns": (6, {}, "release"),
+    "loss.separation": (0.5, {}, "release"),
+    "loss.centre": (1.0, {}, "release"),
+    "loss.margin": (0.7, {}, "release"),
+    "loss.mutual": (2.5, {}, "release"),
+    "augment.pad": (10, {}, "release"),
+    "augment.erasing": (0.5, {}, "release"),
+    "train.epochs": (140, {}, "release"),
+    "train.learning_rate": (3.5e-4, {}, "release"),
+    "train.weight_decay": (5e-4, {}, "release"),
+    "train.warmup": (0, {}, "release"),
+    "train.milestones": ((80, 120), {"regdb": (110,)}, "release"),
+    "train.decay": (0.1, {}, "release"),
+    "train.teacher_rate": (0.2, {}, "release"),
+}
+RECIPES = {name: {**SHARED, **own} for name, own in (("saai", SAAI), ("agw", AGW), ("mpanet", MPANET))}
+RECIPE = RECIPES["saai"]
 # What changes no number: of these sections, only these fields are not in the table.
 FREE = {"model.identities", "model.weights", "train.log_every", "train.save_every", "train.validate_every"}
 
 
-@pytest.mark.parametrize("word", ["released", "paper", "baseline"])
+@pytest.mark.parametrize(
+    "words", ["released", "paper", "baseline", "agw", "agw,paper", "agw-base", "caj", "caj,paper", "mpanet"]
+)
 @pytest.mark.parametrize("name", ["sysu", "regdb", "llcm"])
-def test_every_number_of_a_published_recipe_is_its_sources(name, word):
-    found = leaves(config(name, word))
-    expected = {key: other.get(word, other.get(name, value)) for key, (value, other, _) in RECIPE.items()}
+def test_every_number_of_a_published_recipe_is_its_sources(name, words):
+    found, of = leaves(config(name, words)), [*words.split(","), name]
+    recipe = RECIPES[found["system"]].items()
+    expected = {key: next((other[w] for w in of if w in other), value) for key, (value, other, _) in recipe}
     assert {key: found[key] for key in expected} == expected
     sections = ("model.", "loss.", "augment.", "train.", "aim.", "sim.", "k_reciprocal.")
     assert {key for key in found if key.startswith(sections)} - FREE <= expected.keys()
 
 
 @pytest.mark.parametrize(
-    ("function", "section"),
+    ("function", "system", "section"),
     [
-        (saai.build, "model. loss. augment. train."),
-        (centre_separation, "loss."),
-        (affinity.aim, "aim."),
-        (affinity.sim, "sim."),
-        (affinity.k_reciprocal, "k_reciprocal."),
+        *((build, name, "model. loss. augment. train.") for name, build in SYSTEMS.items()),
+        (centre_separation, "saai", "loss."),
+        (affinity.aim, "saai", "aim."),
+        (affinity.sim, "saai", "sim."),
+        (affinity.k_reciprocal, "saai", "k_reciprocal."),
     ],
-    ids=lambda value: getattr(value, "__name__", ""),
+    ids=lambda value: getattr(value, "__module__", value),
 )
-def test_defaults_of_functions_are_the_recipe(function, section):
+def test_defaults_of_functions_are_the_recipe(function, system, section):
     """Of SYSU-MM01, but for modality attention, which a network has where it is asked for."""
-    recipe = {key.split(".")[1]: value for key, (value, *_) in RECIPE.items() if key.startswith(tuple(section.split()))}
+    table, sections = RECIPES[system], tuple(section.split())
+    recipe = {key.split(".")[1]: value for key, (value, *_) in table.items() if key.startswith(sections)}
     defaults = {name: p.default for name, p in inspect.signature(function).parameters.items() if name in recipe}
     defaults = {name: value for name, value in defaults.items() if value is not inspect.Parameter.empty}
     assert len(defaults) > 1
@@ -144,11 +214,49 @@ def test_numbers_that_no_field_has():
     assert ModalityAttention.reduction == 16
 
 
-def test_the_paper_preset_changes_exactly_the_fields_that_the_document_lists():
-    released, paper = leaves(config("sysu")), leaves(config("sysu", "paper"))
+# By rows of first and last epoch, the rate of the heads at each: `settings` of the originals' figures, copied.
+AGW_RATES = [*((e, e, 0.01 * (e + 1)) for e in range(9)), (9, 19, 0.1), (20, 49, 0.01)]
+RATES = {
+    "agw": [*AGW_RATES, (50, 80, 0.001)],
+    "agw-base": [*AGW_RATES, (50, 80, 0.001)],
+    "caj": [*AGW_RATES, (50, 99, 0.001)],
+    "mpanet": [(0, 79, 3.5e-4), (80, 119, 3.5e-5), (120, 139, 3.5e-6)],
+    "regdb:mpanet": [(0, 109, 3.5e-4), (110, 139, 3.5e-5)],
+}
+
+
+@pytest.mark.parametrize(("words", "rows"), RATES.items())
+def test_rates_of_all_epochs_are_those_of_the_release(words, rows):
+    dataset, word = words.split(":") if ":" in words else ("sysu", words)
+    t = config(dataset, word).train
+    how = {"base": t.learning_rate, "warmup": t.warmup, "milestones": t.milestones, "decay": t.decay}
+    found = train.learning_rate(np.arange(t.epochs), **how)
+    np.testing.assert_allclose(found, np.concatenate([[rate] * (last - first + 1) for first, last, rate in rows]))
+
+
+@pytest.mark.parametrize("words", ["agw", "agw-base", "caj"])
+def test_neck_and_classifier_have_ten_times_the_rate_of_the_others(words):
+    """The first step of Nesterov's momentum moves by 1.9 gradients, and the decay is in every group's gradient."""
+    c = config("synthetic", f"tiny,{words}")
+    c.train.backbone_factor = config("sysu", words).train.backbone_factor
+    system = system_of(c, 5)
+    params, _ = jax.eval_shape(system.init, jax.random.key(0))
+    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), params)
+    moved, _ = system.optimiser.update(ones, system.optimiser.init(ones), ones)
+    found = {name: {float(leaf.ravel()[0]) for leaf in jax.tree.leaves(tree)} for name, tree in moved.items()}
+    assert found.keys() == {"backbone", "neck", "classifier"}
+    for name, values in found.items():
+        np.testing.assert_allclose(list(values), (0.1 if name == "backbone" else 1) * 1.9 * (1 + 5e-4), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("word", "title"), [("saai", "# SAAI"), ("agw", "## AGW")])
+def test_the_paper_preset_changes_exactly_the_fields_that_the_document_lists(word, title):
+    released, paper = leaves(config("sysu", word)), leaves(config("sysu", f"{word},paper"))
     changed = {key for key in released if released[key] != paper[key]}
     document = (Path(__file__).parent.parent / "docs" / "paper_versus_code.md").read_text()
-    rows = [line.rsplit("|", 2)[1] for line in document.splitlines() if line.startswith("| ") and "→" in line]
+    document = re.split(r"\n(?=## )", document)
+    (section,) = [part for part in document if part.startswith(title)]
+    rows = [line.rsplit("|", 2)[1] for line in section.splitlines() if line.startswith("| ") and "→" in line]
     listed = {re.search(r"`([a-z_.0-9]+)`", cell).group(1) for cell in rows if "`released` → `paper`" not in cell}
     assert changed == listed
 
@@ -158,6 +266,25 @@ def test_words_choose_what_is_reported():
     assert (c.eval.shots, c.eval.search) == ("multi", "indoor")
     c = config("sysu", "singleshot,multishot")
     assert (c.eval.shots, c.eval.search) == ("single,multi", "all,indoor")
+
+
+@pytest.mark.parametrize(
+    ("shots", "place", "expected"),
+    [
+        ("single", "all", (4, 1)),
+        ("multi", "all", (20, 6)),
+        ("single", "indoor", (2, 2)),
+        ("multi", "indoor", (20, 6)),
+    ],
+)
+def test_agw_is_ranked_by_both_galleries_with_the_k_of_each_setting(shots, place, expected):
+    c = config("sysu", "agw")
+    assert c.eval.protocol == "sysu-random,sysu-official"
+    for protocol in ("sysu-random", "sysu-official"):
+        setting = Setting("sysu", f"{protocol}-{place}", "infrared-to-visible", shots, [], sysu.valid, True)
+        assert aim_of(c, setting) == expected
+    others = [("regdb", "agw"), ("llcm", "agw"), ("synthetic", "regdb,agw"), ("synthetic", "agw,llcm")]
+    assert [config(*other).eval.protocol for other in others] == [""] * 4
 
 
 def test_validate_trains_on_fewer_identities_and_keeps_the_best():
@@ -192,7 +319,18 @@ def test_the_baseline_of_table_3_is_one_word(name):
     assert leaves(config(name)) == saai
 
 
-@pytest.mark.parametrize("words", ["released,paper", "saai,baseline"])
+def test_a_system_without_a_paper_of_its_own_has_no_such_word():
+    with pytest.raises(ValueError, match="the system 'mpanet' has no variant 'paper'"):
+        config("sysu", "mpanet,paper")
+
+
+@pytest.mark.parametrize("words", ["agw", "agw-base", "caj", "mpanet"])
+def test_the_synthetic_set_keeps_its_epochs_for_every_system(words):
+    c, saai = config("synthetic", f"tiny,{words}"), config("synthetic", "tiny")
+    assert (c.train.epochs, c.model.stages, c.data.identities) == (2, saai.model.stages, saai.data.identities)
+
+
+@pytest.mark.parametrize("words", ["released,paper", "saai,baseline", "agw,caj"])
 def test_words_that_exclude_each_other_are_refused(words):
     first, second = words.split(",")
     with pytest.raises(ValueError, match=f"'{first}' and '{second}' exclude each other"):
@@ -200,16 +338,17 @@ def test_words_that_exclude_each_other_are_refused(words):
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("words", ["", "paper", "baseline"])
+@pytest.mark.parametrize("words", ["", "paper", "baseline", "agw", "agw,paper", "agw-base", "caj", "mpanet"])
 def test_every_configuration_can_be_built(name, words):
     """Its fields are the keywords of the system's build."""
     c = config(name, words)
     system = system_of(c, 5)
     params, _ = jax.eval_shape(system.init, jax.random.key(0))
-    assert params["shared_classifier"]["kernel"].shape[1] == 5
+    classifier = "classifier" if c.system == "agw" else "shared_classifier"
+    assert params[classifier]["kernel"].shape[1] == 5
     assert system_of(c, 5) is system  # or every mode of a run would compile it anew
     kept = ConfigDict(json.loads(c.to_json()))  # with lists, as a run's config.json has them
-    assert isinstance(kept.model.mam, list)
+    assert isinstance(kept.model.stages, list)
     assert system_of(kept, 5) is system
     c.system = "saia"
     with pytest.raises(ValueError, match="system is 'saia', expected one of saai"):

@@ -140,6 +140,22 @@ def test_the_paper_preset_and_another_layout_run(tmp_path):
     assert {r["parameters"].get("variant") for r in rows if r["inference"] == "aim"} == {"paper"}
 
 
+@pytest.mark.parametrize(("words", "masks"), [("regdb,mpanet", True), ("llcm,caj", False)])
+def test_other_systems_run_in_other_layouts_and_draw_what_they_look_at(tmp_path, words, masks):
+    printed = launch(
+        f"--config=configs/synthetic.py:tiny,{words}",
+        f"--config.data.root={tmp_path / 'data'}",
+        "--config.train.epochs=1",
+        "--config.eval.baselines=False",
+        "--config.inference=cosine",
+        f"--workdir={tmp_path / 'work'}",
+    )
+    found = json.loads((tmp_path / "work" / "config.json").read_text())
+    assert (found["system"], found["data"]["sampler"]) == (("mpanet", "paired") if masks else ("agw", "replacement"))
+    assert {r["inference"] for r in results.read(tmp_path / "work" / "results.json")["rows"]} == {"cosine"}
+    assert (tmp_path / "work" / "attention.png").exists() == masks, printed
+
+
 def test_what_the_evaluation_needs_is_looked_at_before_training(run, tmp_path):
     folder, where, _ = run
     permutation = folder / "data" / "exp" / "rand_perm_cam.mat"

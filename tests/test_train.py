@@ -1,5 +1,7 @@
 """The step and the loop: the optimiser against a NumPy Adam, rates against the paper's schedule, resume bit for bit."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,17 +11,31 @@ import pytest
 from saai_jax import optimisers, parallel, train
 from saai_jax.checkpoint import Checkpoints
 from saai_jax.log import MetricsLog, read_metrics
-from saai_jax.systems import saai
+from saai_jax.systems import agw, mpanet, saai
 
 SIZE = {"identities": 4, "size": (32, 16), "parts": 3, "stages": (1, 1), "width": 4, "bottleneck": False, "pad": 2}
 SYSTEM = saai.build(**SIZE, teacher_rate=0.2)
+OTHER = {name: value for name, value in SIZE.items() if name != "parts"}
+SYSTEMS = {
+    "saai": SYSTEM,
+    "agw": agw.build(**OTHER, non_local=(1, 0)),
+    "agw-base": agw.build(**OTHER, pooling="mean", triplet="hard"),
+    "caj": agw.build(**OTHER, triplet="squared", views=2, erasing=0.5, mirror=True),
+    "mpanet": mpanet.build(**OTHER, patterns=2, mam=(2,)),
+}
+EVERY = pytest.mark.parametrize("name", SYSTEMS)
 STEPS = 6
 DECAY = 5e-4
 
 
+@functools.cache
+def drawn(name: str) -> dict:
+    return train.initial_state(SYSTEMS[name], seed=0).variables
+
+
 @pytest.fixture(scope="module")
 def variables():
-    return train.initial_state(SYSTEM, seed=0).variables
+    return drawn("saai")
 
 
 def batch(step: int) -> dict[str, np.ndarray]:
@@ -32,9 +48,9 @@ def batch(step: int) -> dict[str, np.ndarray]:
     }
 
 
-def fresh(variables):
+def fresh(variables, system=SYSTEM):
     collections = jax.tree.map(jnp.copy, variables)
-    return train.new_state(SYSTEM, collections.pop("params"), collections)
+    return train.new_state(system, collections.pop("params"), collections)
 
 
 def equal(a, b) -> bool:
@@ -138,14 +154,18 @@ def test_rates_are_the_released_schedule():
     np.testing.assert_allclose(moved[[99, 159]], [0.02 * 100 / 101, 0.02 * 100 / 161], rtol=1e-6)
 
 
-def test_a_stopped_run_continues_bit_for_bit(variables, tmp_path):
-    whole = run(fresh(variables), tmp_path / "whole")
-    run(fresh(variables), tmp_path / "parts", stop=4)
+@EVERY
+def test_a_stopped_run_continues_bit_for_bit(name, tmp_path):
+    """Augmentation's draws, momentum or Adam's moments, means and running statistics go on where they were."""
+    system, variables = SYSTEMS[name], drawn(name)
+    whole = run(fresh(variables, system), tmp_path / "whole", system=system)
+    assert not equal(whole.params, variables["params"])
+    run(fresh(variables, system), tmp_path / "parts", stop=4, system=system)
     checkpoints = Checkpoints(tmp_path / "parts" / "checkpoints")
-    restored = checkpoints.restore(fresh(variables))
+    restored = checkpoints.restore(fresh(variables, system))
     checkpoints.close()
     assert int(restored.step) == 4
-    parts = run(restored, tmp_path / "parts")
+    parts = run(restored, tmp_path / "parts", system=system)
     assert equal(whole, parts)
     assert read_metrics(tmp_path / "whole" / "metrics.jsonl") == read_metrics(tmp_path / "parts" / "metrics.jsonl")
 
@@ -213,14 +233,16 @@ def test_a_run_asked_to_stop_while_it_saves_the_last_step_says_so(variables, tmp
     assert Checkpoints(tmp_path / "checkpoints").steps()[-1] == STEPS
 
 
-def test_devices_share_a_batch_and_agree_with_one(variables, tmp_path):
-    """Statistics, class centres and modality BatchNorm are those of the whole batch: 8 devices with a row each."""
-    one, eight = (run(fresh(variables), tmp_path / str(n), devices=n) for n in (1, 8))
-    assert len(jax.tree.leaves(eight.params)[0].sharding.device_set) == 8
-    assert all(x.is_fully_replicated for x in jax.tree.leaves(eight))
-    for a, b in zip(jax.tree.leaves(one.variables), jax.tree.leaves(eight.variables), strict=True):
+@pytest.mark.parametrize(("name", "devices"), [(name, 8 if name == "saai" else 4) for name in SYSTEMS])
+def test_devices_share_a_batch_and_agree_with_one(name, devices, tmp_path):
+    """Statistics, class centres, pairs and modality BatchNorm are those of the whole batch: up to a row a device."""
+    system, variables = SYSTEMS[name], drawn(name)
+    one, many = (run(fresh(variables, system), tmp_path / str(n), devices=n, system=system) for n in (1, devices))
+    assert len(jax.tree.leaves(many.params)[0].sharding.device_set) == devices
+    assert all(x.is_fully_replicated for x in jax.tree.leaves(many))
+    for a, b in zip(jax.tree.leaves(one.variables), jax.tree.leaves(many.variables), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
-    a, b = (read_metrics(tmp_path / n / "metrics.jsonl")[0] for n in "18")
+    a, b = (read_metrics(tmp_path / str(n) / "metrics.jsonl")[0] for n in (1, devices))
     np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-6)
 
 

@@ -1,6 +1,7 @@
 """Batches of decoded images: the same whatever machinery reads them, and Pillow's own pixels."""
 
 import contextlib
+import dataclasses
 import itertools
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from input_pipeline import records
 from input_pipeline.batches import Decoded, eval_batches, train_batches
 from input_pipeline.images import Folder, Size
 from input_pipeline.index import Index
+from input_pipeline.source import Source
 
 N, B, HEIGHT, WIDTH = 22, 8, 12, 6
 SIZE = Size(HEIGHT, WIDTH)
@@ -184,8 +186,29 @@ def test_a_plans_batches_have_room_for_every_host(data, rows):
         train_batches(*data, rows, size=SIZE, hosts=3)
 
 
+@pytest.mark.parametrize("name", ["bilinear", "lanczos"])
+def test_a_source_reads_by_its_filter_wherever_it_reads(data, rows, tmp_path, name):
+    (folder, index), how = data, {"height": HEIGHT, "width": WIDTH, "threads": 1, "workers": 0, "resample": name}
+    how |= {"published": False, "validation": False, "skip_incomplete": False}
+    how |= dict.fromkeys(("split_dir", "fold", "synthetic", "synthetic_seed"), "") | {"resized": str(tmp_path)}
+    prepared = Source("sysu", folder.root, packed="", **how)
+    prepared.store_resized(index, "train", str(tmp_path))
+    decoding = dataclasses.replace(prepared, resized="")
+    resample = Image.Resampling[name.upper()]
+    pictures = [Image.open(f"{folder.root}/{path}").convert("RGB") for path in index.path]
+    wanted = np.stack([np.asarray(picture.resize((WIDTH, HEIGHT), resample)) for picture in pictures])
+    for reader in (decoding, prepared):
+        found = [batch["image"] for batch in collect(reader.train_batches(index, rows))]
+        np.testing.assert_array_equal(found, wanted[rows])
+        (found,) = collect(reader.eval_batches(index, "train", N))
+        np.testing.assert_array_equal(found["image"], wanted)
+        np.testing.assert_array_equal(reader.pictures(index, "train", rows), wanted[rows])
+    with pytest.raises(ValueError, match="data.resample is 'bicubic', expected one of bilinear, lanczos"):
+        dataclasses.replace(prepared, resample="bicubic")
+
+
 def test_decoded_is_by_place_in_the_rows(data):
-    source = Decoded(*data, np.array([[4, 2], [2, 9]]), HEIGHT, WIDTH)
+    source = Decoded(*data, np.array([[4, 2], [2, 9]]), SIZE)
     assert len(source) == 4
     assert source[np.int64(3)]["camera"] == data[1].camera[9]
     np.testing.assert_array_equal(source[1]["image"], source[2]["image"])

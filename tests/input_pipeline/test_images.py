@@ -127,6 +127,15 @@ def test_resize_is_antialiased_bilinear():
     np.testing.assert_array_equal(images.resize(ramp, images.Size(1, 4))[0, :, 0], [0, 25, 75, 100])
 
 
+def test_lanczos_is_pillows_and_another_word_is_refused():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 12, 3), np.uint8))
+    found = [images.resize(image, images.Size(8, 5, name)) for name in images.FILTERS]
+    np.testing.assert_array_equal(found[1], image.resize((5, 8), Image.Resampling.LANCZOS))
+    assert (found[0] != found[1]).any()
+    with pytest.raises(ValueError, match="data.resample is 'lancsoz', expected one of bilinear, lanczos"):
+        images.Size(8, 5, "lancsoz")
+
+
 def index_of(*paths):
     return Index(np.array(paths), np.ones(len(paths)), np.ones(len(paths)), np.zeros(len(paths)))
 

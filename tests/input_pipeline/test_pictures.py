@@ -9,7 +9,7 @@ from absl import logging
 from PIL import Image
 
 from input_pipeline.batches import eval_batches
-from input_pipeline.images import decode, refuse_unreadable
+from input_pipeline.images import Size, decode, refuse_unreadable
 from input_pipeline.index import DataError, Index
 from input_pipeline.pictures import UNKNOWN, Pictures, decoded, read_folder, upright
 from saai_jax.features.store import Features, load, save
@@ -64,7 +64,7 @@ def test_grey_and_colour_pictures_become_batches_of_one_size(tmp_path):
     (batch,) = eval_batches(Pictures(tmp_path, index), index, size=Size(4, 2), batch=8, threads=1)
     np.testing.assert_array_equal(batch["image"], np.array([100, 50]).reshape(2, 1, 1, 1) * np.ones((2, 4, 2, 3)))
     assert batch["modality"].tolist() == [0, 0]
-    some = decoded(tmp_path, index, np.array([[1, 0], [1, 1]]), 4, 2)
+    some = decoded(tmp_path, index, np.array([[1, 0], [1, 1]]), Size(4, 2))
     assert some.shape == (2, 2, 4, 2, 3)
     assert some[..., 0, 0, 0].tolist() == [[50, 100], [50, 50]]
 
@@ -153,7 +153,7 @@ def test_paths_of_a_features_file_are_not_read_outside_of_the_folder(tmp_path):
         found = load(tmp_path / "f.npz")
         index = Index(found.path, found.identity, found.camera, found.modality)
         with pytest.raises(DataError, match="leaves the data root|no path"):
-            decoded(tmp_path / "own", index, np.array([0]), 4, 2)
+            decoded(tmp_path / "own", index, np.array([0]), Size(4, 2))
     index = read_folder(tmp_path / "own", "visible")
     assert index.path.tolist() == ["a.png", "link.png"]
-    assert decoded(tmp_path / "own", index, np.arange(2), 4, 2).shape == (2, 4, 2, 3)
+    assert decoded(tmp_path / "own", index, np.arange(2), Size(4, 2)).shape == (2, 4, 2, 3)

@@ -70,7 +70,7 @@ def test_a_source_gives_the_named_settings(tmp_path):
     assert [s.protocol for s in found["llcm"]] == ["llcm-A", "llcm-C", "llcm-D", "llcm-D"]
 
 
-def test_search_and_shots_choose_and_must_leave_something(tmp_path):
+def test_search_and_shots_choose_and_must_leave_something(tmp_path, caplog):
     write_sysu(tmp_path, SMALL)
     data = source("sysu", tmp_path)
     index = data.read("test")
@@ -81,6 +81,10 @@ def test_search_and_shots_choose_and_must_leave_something(tmp_path):
     ]
     with pytest.raises(ValueError, match="nothing is left of sysu-random, whose shots are single"):
         data.settings(index, "all", "multi", "sysu-random")
+    caplog.clear()
+    left = data.settings(index, "all", "multi", "sysu-random,sysu-official")
+    assert [(s.protocol, s.shots) for s in left] == [("sysu-official-all", "multi")]
+    assert "nothing is left of sysu-random, whose shots are single" in caplog.text
     with pytest.raises(ValueError, match="expected words of 'all,indoor'"):
         data.settings(index, "outdoor", "single")
 

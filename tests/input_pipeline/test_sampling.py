@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from input_pipeline.index import INFRARED, VISIBLE, DataError
-from input_pipeline.sampling import incomplete_identities, rows_by_modality, sampling_plan
+from input_pipeline.sampling import (
+    SAMPLERS,
+    images_needed,
+    incomplete_identities,
+    replacement_plan,
+    rows_by_modality,
+    sampling_plan,
+)
 
 quick = settings(deadline=None, max_examples=30)
 SEEDS = st.integers(0, 2**31)
@@ -56,21 +63,92 @@ def test_one_identity_a_batch_uses_every_pair(counts, seed):
             assert (identity[rows][:, 0] == 3 + 7 * i).sum() == min(two) // 2
 
 
+def slow_replacement(identity, modality, p, each):
+    """AGW's released sampling read aloud: the identities, the rows that may stand for each, how many batches."""
+    people = sorted(set(identity.tolist()))
+    may = {
+        (i, m): [r for r in range(len(identity)) if (identity[r], modality[r]) == (i, m)]
+        for i in people
+        for m in (0, 1)
+    }
+    batches = 0
+    while batches * p * each <= max((modality == 0).sum(), (modality == 1).sum()):
+        batches += 1
+    return people, may, batches
+
+
 @quick
-@given(COUNTS, SEEDS, st.integers(1, 4))
-def test_a_longer_run_begins_with_the_shorter(counts, seed, epochs):
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=3, max_size=7), SEEDS, st.integers(1, 3))
+def test_batches_with_replacement(counts, seed, p):
+    """All visible rows, then all infrared ones of the same identities in the same order; each in a row."""
+    (identity, modality), each = labels(counts, seed), 3
+    people, may, batches = slow_replacement(identity, modality, p, each)
+    plan = replacement_plan(identity, modality, identities=p, images=2 * each, epochs=3, seed=seed)
+    assert plan.rows.shape == (3 * batches, 2 * p * each)
+    assert plan.rows.dtype == plan.epoch.dtype == np.int32
+    np.testing.assert_array_equal(plan.epoch, np.repeat([0, 1, 2], batches))
+    for row in plan.rows:
+        chosen = identity[row[: p * each : each]].tolist()
+        assert len(set(chosen)) == p
+        assert set(chosen) <= set(people)
+        wanted = [(i, m) for m in (VISIBLE, INFRARED) for i in chosen for _ in range(each)]
+        assert all(r in may[cell] for r, cell in zip(row.tolist(), wanted, strict=True))
+
+
+def test_replacement_counts_batches_as_the_release():
+    """22,258 visible images of SYSU-MM01 in batches of 32 + 32; and one batch more where nothing is left over."""
+    rows = {22_258: 696, 2060: 65, 64: 3, 63: 2}
+    for visible, batches in rows.items():
+        identity = np.concatenate([np.arange(visible), np.arange(visible // 2)]) % 16
+        modality = np.repeat([0, 1], [visible, visible // 2])
+        for kinds in (modality, 1 - modality):  # whichever is richer
+            plan = replacement_plan(identity, kinds, identities=8, images=8, epochs=2, seed=0)
+            assert plan.steps_per_epoch.tolist() == [batches] * 2, visible
+
+
+def test_replacement_draws_identities_and_images_evenly():
+    identity, modality = labels([(6, 1), (2, 3), (4, 5)])
+    plan = replacement_plan(identity, modality, identities=2, images=4, epochs=1500, seed=0)
+    times, batches = np.bincount(plan.rows.ravel(), minlength=len(identity)), len(plan.rows)
+    for i, kinds in rows_by_modality(identity, modality).items():
+        share = 2 / 3  # of the batches have this identity
+        assert abs((identity[plan.rows[:, ::2]] == i).any(1).mean() - share) < 5 * np.sqrt(share / 3 / batches)
+        for rows in kinds.values():
+            expected = batches * share * 2 / len(rows)
+            assert (abs(times[rows] - expected) < 5 * np.sqrt(2 * expected)).all()
+    twice = (plan.rows[:, ::2] == plan.rows[:, 1::2])[:, :2]  # two draws of a visible image
+    of = {3: 1 / 6, 10: 1 / 2, 17: 1 / 4}
+    for i, chance in of.items():
+        found = twice[identity[plan.rows[:, :4:2]] == i]
+        assert abs(found.mean() - chance) < 5 * np.sqrt(chance / len(found))
+
+
+def test_samplers_and_the_images_that_each_needs():
+    assert [images_needed(name, 8) for name in SAMPLERS] == [4, 1]
+    with pytest.raises(ValueError, match="data.sampler is 'pared', expected one of paired, replacement"):
+        images_needed("pared", 8)
+
+
+EVERY = pytest.mark.parametrize("sampler", SAMPLERS.values())
+
+
+@EVERY
+@quick
+@given(counts=COUNTS, seed=SEEDS, epochs=st.integers(1, 4))
+def test_a_longer_run_begins_with_the_shorter(sampler, counts, seed, epochs):
     identity, modality = labels(counts, seed)
-    long, short = (sampling_plan(identity, modality, identities=2, images=2, epochs=n, seed=seed) for n in (5, epochs))
+    long, short = (sampler(identity, modality, identities=2, images=2, epochs=n, seed=seed) for n in (5, epochs))
     np.testing.assert_array_equal(long.rows[: len(short.rows)], short.rows)
     np.testing.assert_array_equal(long.epoch[: len(short.rows)], short.epoch)
     assert (long.epoch[len(short.rows) :] >= epochs).all()
 
 
-def test_an_epoch_depends_on_seed_and_number_alone():
+@EVERY
+def test_an_epoch_depends_on_seed_and_number_alone(sampler):
     identity, modality = labels([(9, 8), (7, 9), (8, 8), (9, 9)])
 
     def run(seed):
-        return epochs_of(sampling_plan(identity, modality, identities=2, images=4, epochs=2, seed=seed))
+        return epochs_of(sampler(identity, modality, identities=2, images=4, epochs=2, seed=seed))
 
     np.random.seed(1)  # noqa: NPY002  the global generator is neither read
     one, two = run(5), run(6)
@@ -114,6 +192,18 @@ def test_errors():
         sampling_plan(*labels([(2, 1)] * 25), identities=1, images=4, epochs=1, seed=0)
     with pytest.raises(DataError, match=r"a batch needs 3 identities, the training set has 2; .*data\.identities"):
         sampling_plan(*labels([(4, 4)] * 2), identities=3, images=4, epochs=1, seed=0)
-    for images in (7, 0, -2):
-        with pytest.raises(ValueError, match=f"{images} images of an identity in a batch; expected an even number"):
-            sampling_plan(identity, modality, identities=1, images=images, epochs=1, seed=0)
+    with pytest.raises(
+        DataError, match=r"1 training identities have no visible or no infrared images: 24; .*incomplete"
+    ):
+        replacement_plan(identity, modality, identities=1, images=8, epochs=1, seed=0)
+    whole = labels([(4, 4)] * 3)
+    for sampler in SAMPLERS.values():
+        for images in (7, 0, -2):
+            with pytest.raises(ValueError, match=f"{images} images of an identity in a batch; expected an even number"):
+                sampler(*whole, identities=1, images=images, epochs=1, seed=0)
+        with pytest.raises(DataError, match="a batch needs 4 identities, the training set has 3"):
+            sampler(*whole, identities=4, images=2, epochs=1, seed=0)
+        with pytest.raises(ValueError, match="0 identities in a batch; expected at least one"):
+            sampler(*whole, identities=0, images=2, epochs=1, seed=0)
+        with pytest.raises(ValueError, match="0 epochs; expected at least one"):
+            sampler(*whole, identities=1, images=2, epochs=0, seed=0)

@@ -3,9 +3,11 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from configs import regdb
+from modes import folders
 from modes.ranking import extract
 from saai_jax import features
 from tests import pth_files
@@ -95,6 +97,23 @@ def picture(path):
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "BMP")
     return stream.getvalue()
+
+
+def test_ones_own_pictures_are_resized_as_configured(tmp_path, monkeypatch):
+    (tmp_path / "a.bmp").write_bytes(picture("a"))
+    whole = Image.open(tmp_path / "a.bmp").convert("RGB")
+    c = regdb.get_config()
+    c.data.height, c.data.width = 9, 5
+    monkeypatch.setattr(folders, "embed_batches", lambda c, system, variables, batches, *_: next(batches)["image"])
+    for name in ("bilinear", "lanczos"):
+        c.data.resample = name
+        found = folders.embed_folder(c, None, None, str(tmp_path), "visible")
+        wanted = np.asarray(whole.resize((5, 9), Image.Resampling[name.upper()]))
+        np.testing.assert_array_equal(found.embedding, [wanted])
+        np.testing.assert_array_equal(folders._pictures(c, str(tmp_path), found, np.array([0])), [wanted])
+    c.data.resample = "nearest"
+    with pytest.raises(ValueError, match="data.resample is 'nearest'"):
+        folders.embed_folder(c, None, None, str(tmp_path), "visible")
 
 
 def test_extracted_features_are_those_of_the_loops(tmp_path):

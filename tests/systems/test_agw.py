@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from saai_jax.augment import normalise
 from saai_jax.systems import agw
 from tests.golden_files import load
 from tests.systems.originals import differences, first_step, images, of, variables_of
@@ -69,3 +70,98 @@ def test_parameters_of_the_published_model(method, count):
     system = agw.build(identities=395, size=(288, 144), **METHODS[method])
     params, _ = jax.eval_shape(system.init, jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+
+
+HEIGHT, WIDTH = 12, 8
+TWO_VIEWS = jax.jit(agw.two_views, static_argnames=("pad", "erasing"))
+
+
+def drawn(rows: int, seed: int = 0) -> dict:
+    """uint8 pictures of no two equal values in a row, modalities shuffled; cameras number the rows."""
+    random = np.random.default_rng(seed)
+    image = np.stack([random.permutation(HEIGHT * WIDTH * 3) % 256 for _ in range(rows)])
+    return {
+        "image": image.reshape(rows, HEIGHT, WIDTH, 3).astype(np.uint8),
+        "identity": np.arange(rows, dtype=np.int32) // 4,
+        "camera": np.arange(rows, dtype=np.int32),
+        "modality": random.permutation(np.repeat(np.int32([0, 1]), rows // 2)),
+    }
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    return np.stack([*np.moveaxis(image, -1, 0), image @ np.array([0.2989, 0.587, 0.114])])
+
+
+def test_two_views_are_visible_rows_twice_and_then_the_infrared_ones():
+    batch = drawn(8)
+    found = TWO_VIEWS(jax.random.key(0), batch, pad=0, erasing=0.0)
+    visible, infrared = (np.flatnonzero(batch["modality"] == m) for m in (0, 1))
+    rows = np.concatenate([visible, visible, infrared])
+    assert found.keys() == batch.keys()
+    for name in ("identity", "camera", "modality"):
+        np.testing.assert_array_equal(found[name], batch[name][rows])
+    image = np.asarray(normalise(batch["image"][rows]))
+    for i, x in enumerate(np.asarray(found["image"])):
+        kinds = [image[i], image[i, :, ::-1]]  # nothing is padded: it is the picture or its mirror image
+        coloured = [np.allclose(x, kind, atol=1e-5) for kind in kinds]
+        replaced = [np.allclose(x, g[..., None], atol=1e-5) for kind in kinds for g in grey(kind)]
+        if i < 4:
+            assert coloured.count(True) == 1
+        elif i < 8:  # never its luminance
+            assert coloured.count(True) + replaced[3] + replaced[7] == 0
+            assert replaced.count(True) == 1
+        else:
+            assert coloured.count(True) + replaced.count(True) == 1
+
+
+def assert_share(happened, probability):
+    """Within 5 standard deviations of a binomial; the keys are fixed, so this passes always or never."""
+    bound = 5 * np.sqrt(probability * (1 - probability) / len(happened))
+    assert abs(np.mean(happened) - probability) < bound
+
+
+def test_two_views_change_channels_flip_and_crop_as_often_as_the_release():
+    """2,000 batches of a visible and an infrared picture: three channels, no padding, so that each change is read."""
+    pixel = np.zeros((2, 1, 2, 3), np.uint8)
+    pixel[:, 0, 0], pixel[:, 0, 1] = (10, 90, 250), (200, 60, 30)
+    batch = {"image": pixel, "identity": np.int32([0, 0]), "modality": np.int32([0, 1])}
+    keys = jax.random.split(jax.random.key(0), 2000)
+    found = np.asarray(jax.jit(jax.vmap(lambda k: agw.two_views(k, batch, 0, 0.0)["image"]))(keys))[:, :, 0]
+    image = np.asarray(normalise(pixel[0, 0]))
+    choices = [np.repeat(g[:, None], 3, 1) for g in grey(image)] + [image]
+    choices += [choice[::-1] for choice in choices]
+    equal = np.abs(found[:, :, None] - np.stack(choices)).max((3, 4)) < 1e-5
+    np.testing.assert_array_equal(equal.sum(2), 1)
+    flipped, kind = np.divmod(equal.argmax(2), 5)
+    shares = ([0, 0, 0, 0, 1], [1 / 3, 1 / 3, 1 / 3, 0, 0], [1 / 4, 1 / 4, 1 / 4, 1 / 8, 1 / 8])
+    for view, share in enumerate(shares):
+        assert_share(flipped[:, view], 1 / 2)
+        for number, probability in enumerate(share):
+            assert_share(kind[:, view] == number, probability)
+    assert_share(flipped[:, 0] == flipped[:, 1], 1 / 2)  # each view has draws of its own
+
+
+def test_two_views_pad_black_and_erase_before_the_channels_are_changed():
+    white = np.full((2, HEIGHT, WIDTH, 3), 255, np.uint8)
+    batch = {"image": white, "identity": np.int32([0, 0]), "modality": np.int32([0, 1])}
+    every = jax.jit(jax.vmap(lambda k: agw.two_views(k, batch, 3, 0.5)["image"]))
+    found = np.asarray(every(jax.random.split(jax.random.key(1), 500)))
+    white, black, fill = (np.asarray(normalise(np.full(3, v, np.uint8))) for v in (255, 0, 0))
+    fill = np.array([0.4914, 0.4822, 0.4465])
+    of = {"white": white, "black": black, "erased": fill}
+    for view in range(3):
+        pixels = found[:, view]
+        if view == 0:
+            erased = (np.abs(pixels - fill) < 1e-5).all(3)
+            known = erased | np.any([(np.abs(pixels - v) < 1e-5).all(3) for v in (white, black)], 0)
+        else:  # a channel, or the luminance, of one of the three
+            levels = {name: [*v, v @ np.array([0.2989, 0.587, 0.114])] for name, v in of.items()}
+            near = lambda values, p=pixels: np.any([(np.abs(p - v) < 1e-5).all(3) for v in values], 0)  # noqa: E731
+            erased = near([*levels["erased"], fill])
+            known = erased | near([*levels["white"], *levels["black"], white, black])
+        assert known.all()
+        share = erased.any((1, 2))
+        assert_share(share, 0.5)
+        area = erased.mean((1, 2))[share]
+        assert area.min() > 0.01
+        assert 0.35 < area.max() < 0.45

@@ -48,3 +48,11 @@ def test_parameters_of_the_published_model():
     system = mpanet.build(identities=395, size=(384, 128), mam=(3, 4))
     params, _ = jax.eval_shape(system.init, jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 41_178_182
+
+
+def test_what_is_looked_at_are_the_masks():
+    small = {"identities": 3, "size": (64, 32), "stages": (1, 1), "width": 4, "bottleneck": False, "stem_pool": False}
+    system = mpanet.build(**small, patterns=2)
+    params, collections = jax.eval_shape(system.init, jax.random.key(0))
+    images = jnp.zeros((5, 64, 32, 3)), jnp.zeros(5, jnp.int32)
+    assert jax.eval_shape(system.maps, {"params": params, **collections}, *images).shape == (5, 2, 16, 8)
