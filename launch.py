@@ -83,7 +83,7 @@ SHARED = ("train", "evaluate", "extract")  # modes that several processes can sh
 flags.DEFINE_enum("mode", "train", [*MODES, "compare"], "What to do, see above.")
 flags.DEFINE_string("workdir", None, "Where the run is kept; workdir/<config> by default.")
 flags.DEFINE_bool("traceback", False, "Where an error came from, not only what it is.")
-flags.DEFINE_list("features", None, "rank, report, ablate: the features file; RegDB's ten folds after commas.")
+flags.DEFINE_list("features", None, "rank, report, ablate: FILE; RegDB: ten, after commas; carriers: NAME=FILE,...")
 flags.DEFINE_string("gallery", None, "rank, report: the gallery's features beside the queries'; search: a folder.")
 flags.DEFINE_string("query", None, "--mode=search: the folder of the query pictures.")
 flags.DEFINE_string("pictures", None, "--mode=embed: the folder of the pictures.")

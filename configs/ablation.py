@@ -12,6 +12,11 @@ once. Studies of the inference rank kept features: those of --features, or of th
 first. Each study leaves <study>.md, .json, .png and .svg in workdir: means and standard deviations, of a training's
 study over the seeds, of an inference's over the trials.
 
+The study `carriers` trains other systems, or ranks their features:
+
+    python launch.py --config=configs/ablation.py:sysu,carriers --mode=ablate --config.data.root=/data/SYSU-MM01 \
+        --features=AGW=agw.npz,MPANet=mpanet.npz
+
 Words: a data set (synthetic if none is named; sysu, regdb, llcm) with that file's own words, the studies (all if none
 is named), and quick for a third of the epochs.
 """
@@ -19,11 +24,12 @@ is named), and quick for a third of the epochs.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from configs import llcm, regdb, synthetic, sysu
+from configs import common, llcm, regdb, synthetic, sysu
 
 Label = str | int | float
 
@@ -53,6 +59,15 @@ STUDIES: dict[str, dict[Label, dict[str, Any]]] = {
     "rho1": {value: {"loss.rho1": value} for value in (0.0, 0.001, 0.01, 0.1, 1.0)},  # supplement, Figure 1
     "rho2": {value: {"loss.rho2": value} for value in (0.1, 0.3, 0.5, 0.7, 0.9)},  # supplement, Figure 2
 }
+# The study of systems, SAAI's Table 5 and supplement Table 1: by its label the word of each, ranked by every inference.
+CARRIERS = {
+    "SAAI": "saai",
+    "its baseline": "baseline",
+    "AGW": "agw",
+    "MPANet": "mpanet",
+    "SIM's baseline": "sim-baseline",
+}
+RANKED = "cosine,aim,sim,sgr,mnnr"
 # Studies of the inference: which of `saai_jax.ranking.ablation`, and the values of its axis.
 INFERENCES: dict[str, tuple[Label, ...]] = {
     "steps": (),  # Table 6: AIM with neither, one or both of its steps
@@ -61,6 +76,7 @@ INFERENCES: dict[str, tuple[Label, ...]] = {
     "sim-K": (1, 3, 5, 7, 9, 12, 15),  # SIM, Figure 4: K, with as many neighbours
     "sim-lambda": (0.0, 0.001, 0.01, 0.1, 1.0),
     "sim-alpha": (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0),
+    "sim-parts": (),  # SIM, Tables 3 and 4: neither, one or both of its parts
 }
 TITLES = {
     "pooling": "pooling",
@@ -69,12 +85,14 @@ TITLES = {
     "parts": "prototypes p",
     "rho1": "margin ρ1 of L_cs",
     "rho2": "margin ρ2 of L_cs",
+    "carriers": "system",
     "steps": "steps of AIM",
     "k1": "k1 of AIM",
     "k2": "k2 of AIM",
     "sim-K": "K of SIM",
     "sim-lambda": "λ of SIM (scale)",
     "sim-alpha": "α of SIM",
+    "sim-parts": "parts of SIM",
 }
 
 
@@ -102,10 +120,13 @@ def get_config(argument: str | None = None):
         raise ValueError(f"{error} Studies are {', '.join(TITLES)}.{hint}") from None
     if config.dataset == "sysu":
         config.eval.search = "all"
+        if "carriers" in studies and not {"singleshot", "multishot"} & {*own}:
+            config.eval.shots = "multi"  # as both papers have it
     config.eval.baselines = False
     config.ablation = ConfigDict()
     config.ablation.studies = ",".join(studies or TITLES)  # any of TITLES, after commas
     config.ablation.seeds = 3  # each training is repeated with so many seeds, from config.seed
+    config.ablation.words = ",".join(words)  # for `carriers`, which takes other systems' words
     if "quick" in words:
         t = config.train
         t.epochs, t.warmup = max(2, round(t.epochs / 3)), max(1, round(t.warmup / 3))
@@ -131,11 +152,16 @@ def plan(config: ConfigDict) -> dict[str, dict[Label, list[Run]]]:
     Those of one folder are the same. Raises ValueError as `named`.
     """
     seeds = range(config.ablation.seeds) if "ablation" in config else ()
-    return {
+    trainings = {
         name: {label: [run(config, changes, seed) for seed in seeds] for label, changes in STUDIES[name].items()}
         for name in named(config)
         if name in STUDIES
     }
+    if "carriers" in named(config):
+        trainings["carriers"] = {
+            label: [carrier(config, word, seed) for seed in seeds] for label, word in CARRIERS.items()
+        }
+    return trainings
 
 
 def ordered(plan: dict[str, dict[Label, list[Run]]]) -> list[Run]:
@@ -154,6 +180,31 @@ def run(config: ConfigDict, changes: dict[str, Any], seed: int = 0) -> Run:
     new.seed = config.seed + seed
     changed = [f"{key}={_get(new, key)}" for key in sorted(changes) if _get(new, key) != _get(before, key)]
     return Run(f"{','.join(changed) or 'unchanged'}/seed{new.seed}", new)
+
+
+def carrier(config: ConfigDict, word: str, seed: int = 0) -> Run:
+    """The training of another system's word, with what the command line has changed; all report the same settings.
+
+    Raises ValueError for a changed field that this system does not have.
+    """
+    words = config.ablation.words
+    before = dict(_leaves(get_config(words)))
+    new = get_config(",".join([*(other for other in words.split(",") if other not in common.SYSTEMS), word]))
+    new.eval, new.inference = config.eval.copy_and_resolve_references(), RANKED
+    for key, value in _leaves(config):
+        if value == before.get(key) or key.startswith("ablation."):
+            continue
+        if key not in dict(_leaves(new)):
+            raise ValueError(f"{key}={value}: the study carriers trains {word}, which has no such field")
+        new.update_from_flattened_dict({key: value})
+    del new["ablation"]
+    new.seed = config.seed + seed
+    return Run(f"{word}/seed{new.seed}", new)
+
+
+def _leaves(tree: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        yield from _leaves(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else [(prefix + key, value)]
 
 
 def _get(config: ConfigDict, key: str) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import ml_collections
 
-from configs import agw, mpanet, saai
+from configs import agw, mpanet, saai, sim_baseline
 
 Preset = Callable[[ml_collections.ConfigDict], None]
 
@@ -66,7 +66,7 @@ def fields(dataset: str) -> ml_collections.ConfigDict:
     e.baselines = False  # also rank by chance and by pixels
     e.extract_split = "test"  # what --mode=extract writes
 
-    c.inference = "cosine,aim"  # rows of the results: any of cosine, euclidean, aim, sim, k_reciprocal
+    c.inference = "cosine,aim"  # rows of the results: any of cosine, euclidean, aim, sim, sgr, mnnr, k_reciprocal
     c.aim = ml_collections.ConfigDict()
     c.aim.variant = "released"  # or paper: Eq. 6 to 10 as printed
     c.aim.remove, c.aim.expand = True, True  # the two steps of Table 6
@@ -79,7 +79,7 @@ def fields(dataset: str) -> ml_collections.ConfigDict:
     )  # ours: no published value; own: --mode=search
     # The arguments of saai_jax.affinity.sim, which explains them; kq, kg and what follows alpha are our choice.
     c.sim = ml_collections.ConfigDict()
-    c.sim.graph, c.sim.mutual = True, True  # its two kinds of reasoning
+    c.sim.graph, c.sim.mutual = True, True  # its two kinds of reasoning: SGR and MNNR
     c.sim.scale, c.sim.paths, c.sim.neighbours = 0.01, 9, 9
     c.sim.kq, c.sim.kg, c.sim.alpha = 20, 20, 0.3
     c.sim.own, c.sim.edges, c.sim.expand, c.sim.normalise = True, "nearest", False, True
@@ -114,6 +114,7 @@ SYSTEMS: dict[str, tuple[Preset, Preset]] = {
     "agw-base": (agw.released, agw.base),
     "caj": (agw.caj, lambda config: None),
     "mpanet": (mpanet.released, lambda config: None),
+    "sim-baseline": (sim_baseline.paper, lambda config: None),
 }
 PAPER = {"saai": saai.paper, "agw": agw.paper}  # by config.system
 

@@ -4,8 +4,8 @@
 
 Ours: not measured, the data set is given out on application. The recipe is the released one for SYSU-MM01.
 
-Presets: released (default) or paper; baseline is the paper's of Table 3; agw, agw-base, caj or mpanet is another
-system; validate holds a tenth of the training identities out.
+Presets: released (default) or paper; baseline is the paper's of Table 3; the words of docs/systems.md are other
+systems; validate holds a tenth of the training identities out.
 """
 
 from configs import common

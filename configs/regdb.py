@@ -12,8 +12,8 @@ Published (AIM): visible to infrared 91.07 rank-1 / 91.45 mAP, infrared to visib
 split 4 alone, which is --config.data.fold=4; the default here is 1.
 Ours: not measured, the data set is given out on application.
 
-Presets: released (default) or paper; baseline is the paper's of Table 3; agw, agw-base, caj or mpanet is another
-system; validate holds a tenth of the training identities out.
+Presets: released (default) or paper; baseline is the paper's of Table 3; the words of docs/systems.md are other
+systems; validate holds a tenth of the training identities out.
 """
 
 from configs import common

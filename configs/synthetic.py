@@ -4,9 +4,9 @@
 
 Measured, seed 0: docs/synthetic.md has the table and what it was measured on.
 
-Presets: tiny or large draw another size; regdb or llcm write and read that layout instead; singleshot, multishot,
-all, indoor choose what is reported; released (default) or paper; baseline is the paper's of Table 3; agw, agw-base, caj
-or mpanet is another system.
+Presets: tiny or large draw another size; regdb or llcm write and read that layout instead; singleshot, multishot, all,
+indoor choose what is reported; released (default) or paper; baseline is the paper's of Table 3; the words of
+docs/systems.md are other systems.
 """
 
 from configs import common

@@ -172,6 +172,7 @@ class Inference(NamedTuple):
     parameters: dict[str, Any]
 
 
+SGR, MNNR = {"graph": True, "mutual": False}, {"graph": False, "mutual": True}  # one of SIM's two parts
 COSINE = Inference(affinity.cosine, affinity.cosine_trials, {})
 
 
@@ -194,6 +195,8 @@ def inferences_of(config: ConfigDict, k1: int, k2: int) -> dict[str, Inference]:
         "euclidean": (affinity.euclidean, None, {}),
         "aim": (affinity.aim, affinity.aim_trials, aim),
         "sim": (affinity.sim, None, dict(config.sim)),
+        "sgr": (affinity.sim, None, dict(config.sim) | SGR),
+        "mnnr": (affinity.sim, None, dict(config.sim) | MNNR),
         "k_reciprocal": (affinity.k_reciprocal, None, dict(config.k_reciprocal)),
     }
     known = {

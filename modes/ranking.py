@@ -170,6 +170,11 @@ def read_features(
         f, *trial = read.join(*sides)
     else:
         parts = [load(file, named()) for file in files]  # the folds of RegDB
+        if any(np.array_equal(parts[0].path, other.path) for other in parts[1:]):
+            raise DataError(
+                f"--features names {len(files)} files of the same images, expected RegDB's ten folds; for a table of "
+                "several systems: --mode=ablate --config=configs/ablation.py:DATASET,carriers --features=NAME=FILE,..."
+            )
         f, trial = features.Features(*map(np.concatenate, zip(*parts, strict=True))), None
     index = Index(path=f.path, identity=f.identity, camera=f.camera, modality=f.modality)
     if trial and config.data.query_list:

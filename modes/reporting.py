@@ -46,7 +46,7 @@ def report(
         if system.maps:
             shown["attention"] = looked_at(system.maps, variables, load, rows, index)
     every = config.copy_and_resolve_references()
-    every.inference = "cosine,sim,k_reciprocal,aim"
+    every.inference += ",cosine,sim,k_reciprocal,aim"  # each once, the configured ones first
     methods = {name: (how.distance, how.parameters) for name, how in inferences(every, setting).items()}
     rules = index.identity[query], index.camera[query], index.identity[gallery_rows], index.camera[gallery_rows]
     page.write_page(

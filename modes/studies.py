@@ -10,7 +10,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from configs import ablation as plans
-from modes.building import aim_of
+from modes.building import MNNR, SGR, aim_of, inferences
 from modes.ranking import extract, read_features
 from modes.training import train
 from saai_jax.features import Features
@@ -22,13 +22,24 @@ def ablate(
 ) -> None:
     """Runs every training of the configured studies that is not finished; writes a table and a plot of each study.
 
-    features: files that studies of the inference rank, instead of the features of the unchanged training.
+    features: files that studies of the inference rank, instead of the features of the unchanged training; for the study
+    of carriers NAME=FILE, which stand for its trainings.
     """
-    names, trainings = plans.named(config), plans.plan(config)
-    inferences = [name for name in names if name in plans.INFERENCES]
+    names = plans.named(config)
+    of_inference = [name for name in names if name in plans.INFERENCES]
+    if features and names == ["carriers"] and all("=" in part for part in features):
+        found = carried(config, dict(part.split("=", 1) for part in features))
+        print(ablation.write(workdir, "carriers", found, plans.TITLES["carriers"]), flush=True)
+        return
+    if features and (not of_inference or any("=" in part for part in features)):
+        raise ValueError(
+            f"--features={','.join(features)} does not fit the studies {', '.join(names)}: expected FILE for "
+            f"{', '.join(plans.INFERENCES)}, NAME=FILE,NAME=FILE for carriers alone"
+        )
+    trainings = plans.plan(config)
     own = plans.run(config, {})
     runs = plans.ordered(trainings)
-    if inferences and not features and own.folder not in {run.folder for run in runs}:
+    if of_inference and not features and own.folder not in {run.folder for run in runs}:
         runs.append(own)
 
     def file(run: plans.Run) -> str:
@@ -41,7 +52,7 @@ def ablate(
     for name, points in trainings.items():
         found = ablation.trained({label: [file(run) for run in of_seeds] for label, of_seeds in points.items()})
         print(ablation.write(workdir, name, found, plans.TITLES[name]), flush=True)
-    if not inferences:
+    if not of_inference:
         return
     if not features:
         folder = os.path.dirname(file(own))
@@ -49,11 +60,25 @@ def ablate(
         features = [os.path.join(folder, "features-test.npz")]
     index, embedding, settings = read_features(config, features)
     kept = Features(embedding, index.identity, index.camera, index.modality, index.path)
-    for name in inferences:
+    for name in of_inference:
         found = []
         for setting in settings:
             found += ablation.study({"": kept}, [setting], studied(config, name, *aim_of(config, setting)))
         print(ablation.write(workdir, name, found, plans.TITLES[name]), flush=True)
+
+
+def carried(config: ConfigDict, files: Mapping[str, str]) -> list[ablation.Point]:
+    """The study of carriers on features files of any program, by their names; deviations are those over the trials."""
+    every, points = config.copy_and_resolve_references(), []
+    every.inference = plans.RANKED
+    for label, file in files.items():
+        index, embedding, settings = read_features(config, [file])
+        kept = {"": Features(embedding, index.identity, index.camera, index.modality, index.path)}
+        for setting in settings:
+            how = {name: ablation.Inference(*of[:2]) for name, of in inferences(every, setting).items()}
+            found = ablation.study(kept, [setting], how)
+            points += [p._replace(label=label, series=f"{p.series} {p.label}") for p in found]
+    return points
 
 
 def studied(config: ConfigDict, name: str, k1: int, k2: int) -> Mapping[ablation.Label, ablation.Inference]:
@@ -66,5 +91,9 @@ def studied(config: ConfigDict, name: str, k1: int, k2: int) -> Mapping[ablation
         return ablation.over_k1(values, k2=k2, variant=variant)
     if name == "k2":
         return ablation.over_k2(values, k1=k1, variant=variant)
+    if name == "sim-parts":
+        # With alpha=1 and no graph, SIM is the L2 distance of the features as it takes them.
+        parts = {"neither": MNNR | {"alpha": 1.0}, "SGR": SGR, "MNNR": MNNR, "both": {"graph": True, "mutual": True}}
+        return {label: ablation.sim(**sim | how) for label, how in parts.items()}
     changes = {"sim-K": ("paths", "neighbours"), "sim-lambda": ("scale",), "sim-alpha": ("alpha",)}[name]
     return {value: ablation.sim(**sim | dict.fromkeys(changes, value)) for value in values}

@@ -165,14 +165,37 @@ MPANET = {
     "train.decay": (0.1, {}, "release"),
     "train.teacher_rate": (0.2, {}, "release"),
 }
-RECIPES = {name: {**SHARED, **own} for name, own in (("saai", SAAI), ("agw", AGW), ("mpanet", MPANET))}
+SIM_BASELINE = {  # Ours: the paper does not say.
+    "data.identities": (8, {}, "ours"),
+    "data.images": (8, {}, "ours"),
+    "data.height": (256, {}, "SIM, Section 4.1"),
+    "data.width": (128, {}, "SIM, Section 4.1"),
+    "data.sampler": ("paired", {}, "ours"),
+    "data.resample": ("bilinear", {}, "ours"),
+    "model.stages": ((3, 4, 6, 3), {}, "SIM: ResNet-50"),
+    "model.width": (64, {}, "SIM: ResNet-50"),
+    "model.bottleneck": (True, {}, "SIM: ResNet-50"),
+    "model.stem_pool": (True, {}, "SIM: ResNet-50"),
+    "model.pooling": ("mean", {}, "ours"),
+    "loss.margin": (0.3, {}, "ours"),
+    "augment.erasing": (0.5, {}, "ours"),
+    "train.epochs": (200, {}, "SIM, Section 4.1"),
+    "train.learning_rate": (3.5e-4, {}, "SIM, Section 4.1"),
+    "train.weight_decay": (5e-4, {}, "ours"),
+    "train.warmup": (0, {}, "ours"),
+    "train.milestones": ((), {}, "ours"),
+    "train.decay": (1.0, {}, "ours"),
+}
+TABLES = {"saai": SAAI, "agw": AGW, "mpanet": MPANET, "sim-baseline": SIM_BASELINE}
+RECIPES = {name: {**SHARED, **own} for name, own in TABLES.items()}
 RECIPE = RECIPES["saai"]
 # What changes no number: of these sections, only these fields are not in the table.
 FREE = {"model.identities", "model.weights", "train.log_every", "train.save_every", "train.validate_every"}
 
 
 @pytest.mark.parametrize(
-    "words", ["released", "paper", "baseline", "agw", "agw,paper", "agw-base", "caj", "caj,paper", "mpanet"]
+    "words",
+    ["released", "paper", "baseline", "agw", "agw,paper", "agw-base", "caj", "caj,paper", "mpanet", "sim-baseline"],
 )
 @pytest.mark.parametrize("name", ["sysu", "regdb", "llcm"])
 def test_every_number_of_a_published_recipe_is_its_sources(name, words):
@@ -324,7 +347,7 @@ def test_a_system_without_a_paper_of_its_own_has_no_such_word():
         config("sysu", "mpanet,paper")
 
 
-@pytest.mark.parametrize("words", ["agw", "agw-base", "caj", "mpanet"])
+@pytest.mark.parametrize("words", ["agw", "agw-base", "caj", "mpanet", "sim-baseline"])
 def test_the_synthetic_set_keeps_its_epochs_for_every_system(words):
     c, saai = config("synthetic", f"tiny,{words}"), config("synthetic", "tiny")
     assert (c.train.epochs, c.model.stages, c.data.identities) == (2, saai.model.stages, saai.data.identities)
@@ -338,13 +361,15 @@ def test_words_that_exclude_each_other_are_refused(words):
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("words", ["", "paper", "baseline", "agw", "agw,paper", "agw-base", "caj", "mpanet"])
+@pytest.mark.parametrize(
+    "words", ["", "paper", "baseline", "agw", "agw,paper", "agw-base", "caj", "mpanet", "sim-baseline"]
+)
 def test_every_configuration_can_be_built(name, words):
     """Its fields are the keywords of the system's build."""
     c = config(name, words)
     system = system_of(c, 5)
     params, _ = jax.eval_shape(system.init, jax.random.key(0))
-    classifier = "classifier" if c.system == "agw" else "shared_classifier"
+    classifier = "classifier" if c.system in ("agw", "sim-baseline") else "shared_classifier"
     assert params[classifier]["kernel"].shape[1] == 5
     assert system_of(c, 5) is system  # or every mode of a run would compile it anew
     kept = ConfigDict(json.loads(c.to_json()))  # with lists, as a run's config.json has them

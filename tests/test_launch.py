@@ -78,7 +78,7 @@ def test_extract_and_rank_agree_with_evaluate(run, extracted):
 
 def test_every_inference_ranks_and_says_how(run, extracted):
     folder, where, _ = run
-    names = ["cosine", "euclidean", "aim", "sim", "k_reciprocal"]
+    names = ["cosine", "euclidean", "aim", "sim", "k_reciprocal", "sgr", "mnnr"]
     printed = launch(
         *where,
         "--mode=rank",
@@ -348,10 +348,10 @@ def test_report_embed_and_search(run, extracted):
     """The page of a run, and one's own pictures: here the synthetic set's folders, read as any others."""
     folder, where, _ = run
     at = f"--workdir={folder / 'work'}"
-    launch(*where, at, "--mode=report")
+    launch(*where, at, "--mode=report", "--config.inference=cosine,sgr,mnnr,sim")
     page = (folder / "work" / "report.html").read_text()
     assert "<script src" not in page
-    assert all(method in page for method in ("cosine", "SIM", "k-reciprocal", "AIM"))
+    assert all(method in page for method in ("cosine", "SGR", "MNNR", "SIM", "k-reciprocal", "AIM"))
     assert (folder / "work" / "figures" / "tsne-after.svg").exists()
     infrared, visible = folder / "data" / "cam3", folder / "gallery"
     shutil.copytree(folder / "data" / "cam1", visible)

@@ -96,9 +96,10 @@ def over_k2(values: Sequence[int], *, k1: int, variant: Variant = "released") ->
 
 
 def methods(*, k1: int, k2: int) -> dict[Label, Inference]:
-    """Table 5 and supplement, Table 1: cosine distance, SIM with its defaults here, AIM."""
+    """Table 5 and supplement, Table 1: cosine distance, SIM with its defaults here and its parts alone, AIM."""
     cosine = Inference(affinity.cosine, affinity.cosine_trials)
-    return {"cosine": cosine, "SIM": Inference(affinity.sim), "AIM": _aim(k1=k1, k2=k2)}
+    of_sim = {"SGR": sim(mutual=False), "MNNR": sim(graph=False), "SIM": sim()}
+    return {"cosine": cosine, **of_sim, "AIM": _aim(k1=k1, k2=k2)}
 
 
 def variants(*, k1: int, k2: int) -> dict[Label, Inference]:
@@ -205,11 +206,11 @@ def chart(points: Sequence[Point], axis: str) -> Figure:
         for i, (series, name) in enumerate(names.items()):
             mine = [p for p in points if p.series == series]
             # beside each other, or the bars of two series with the same mean would be one
-            shift = (i - (len(names) - 1) / 2) * (0.04 if numeric else 0.12)
+            shift = (i - (len(names) - 1) / 2) * (0.04 if numeric else min(0.12, 0.8 / len(names)))
             x, y = [labels.index(p.label) + shift for p in mine], [p.mean[key] for p in mine]
             bars = np.nan_to_num([p.std[key] for p in mine])
             style = {"color": COLOURS[i % len(COLOURS)], "linestyle": "-" if numeric else "none", "linewidth": 1.3}
-            style |= {"marker": MARKERS[i % len(MARKERS)], "markersize": 5, "capsize": 2.5}
+            style |= {"marker": MARKERS[(i + i // len(COLOURS)) % len(MARKERS)], "markersize": 5, "capsize": 2.5}
             axes.errorbar(x, y, yerr=bars, label=name, **style)
         names_long = max(len(str(label)) for label in labels) > 12
         turned = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"} if names_long else {}

@@ -17,7 +17,8 @@ from saai_jax.ranking import evaluate
 from saai_jax.report.pictures import Pictures, ranked_lists
 
 TOP, LONGEST, MOVERS = 10, 20, 3  # images of a ranked list, ranks of a curve, images said to have moved a result
-NAMES = {"euclidean": "Euclidean", "sim": "SIM", "k_reciprocal": "k-reciprocal", "aim": "AIM"}
+NAMES = {"euclidean": "Euclidean", "k_reciprocal": "k-reciprocal"}
+NAMES |= {name: name.upper() for name in ("sim", "sgr", "mnnr", "aim")}
 Trial = tuple[np.ndarray, np.ndarray]  # query rows i[q] and gallery rows i[g] of the features
 
 

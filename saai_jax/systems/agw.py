@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
@@ -33,7 +35,7 @@ class Output(NamedTuple):
 
 
 class Network(nn.Module):
-    """backbone: a ResNet with a stem for each modality."""
+    """backbone: a ResNet, in AGW with a stem for each modality."""
 
     identities: int
     backbone: nn.Module
@@ -132,28 +134,18 @@ def build(
 
     network: keywords of `resnet.built`. Raises ValueError for what cannot be built.
     """
-    backbone = resnet.built(**network, stem_of_modality=True)
-    resnet.map_size(*size, len(backbone.stages), backbone.stem_pool)
     kinds = {
         "weighted": functools.partial(triplets.weighted_regularised, variant=triplet_variant),
         "squared": functools.partial(triplets.squared_difference, variant=triplet_variant),
         "hard": functools.partial(triplets.batch_hard, margin=margin),
     }
-    for field, value, known in (
-        ("model.pooling", pooling, ("gem", "mean")),
-        ("loss.triplet", triplet, tuple(kinds)),
-        ("augment.views", views, (1, 2)),
-    ):
+    for field, value, known in (("loss.triplet", triplet, tuple(kinds)), ("augment.views", views, (1, 2))):
         if value not in known:
             raise ValueError(f"{field} is {value!r}, expected one of {', '.join(map(str, known))}")
     if erasing and views == 1:
         raise ValueError(f"augment.erasing is {erasing} with one view, expected 0: it belongs to CAJ's two views")
     check_variant(triplet_variant, "loss.triplet_variant")
-    model = Network(identities, backbone, pooling)
-
-    def init(key: Array) -> tuple[Tree, Tree]:
-        variables = model.init(key, jnp.zeros((1, *size, 3)), jnp.zeros(1, jnp.int32), train=False)
-        return cast(Tree, variables["params"]), {"batch_stats": variables["batch_stats"]}
+    backbone = resnet.built(**network, stem_of_modality=True)
 
     def augmented(key: Array, batch: Batch) -> Batch:
         if views == 2:
@@ -165,6 +157,40 @@ def build(
 
         return cast(Batch, {**batch, "image": augment.each(one, key, batch["image"])})
 
+    return system_of(
+        Network(identities, backbone, pooling),
+        size,
+        augmented,
+        kinds[triplet],
+        optimisers.sgd_l2(weight_decay, heads=("neck", "classifier"), factor=backbone_factor),
+        names_of(tuple(backbone.non_local), tuple(backbone.stages)),
+        mirror=mirror,
+    )
+
+
+def system_of(
+    model: Network,
+    size: tuple[int, int],
+    augmented: Callable[[Array, Batch], Batch],
+    triplet: Callable[[Array, Array], Array],
+    optimiser: optax.GradientTransformation,
+    names: Names,
+    *,
+    mirror: bool = False,
+) -> System:
+    """The System of a network that learns by cross entropy and a triplet loss of features and identities.
+
+    Raises ValueError for an unknown pooling and images that are too small.
+    """
+    if model.pooling not in ("gem", "mean"):
+        raise ValueError(f"model.pooling is {model.pooling!r}, expected one of gem, mean")
+    backbone = cast(resnet.ResNet, model.backbone)
+    resnet.map_size(*size, len(backbone.stages), backbone.stem_pool)
+
+    def init(key: Array) -> tuple[Tree, Tree]:
+        variables = model.init(key, jnp.zeros((1, *size, 3)), jnp.zeros(1, jnp.int32), train=False)
+        return cast(Tree, variables["params"]), {"batch_stats": variables["batch_stats"]}
+
     def loss(
         params: Tree, collections: Tree, batch: Batch, key: Array, epoch: Array
     ) -> tuple[Array, tuple[dict[str, Array], Tree]]:
@@ -173,7 +199,7 @@ def build(
         output, updated = cast(Any, model.apply)(
             variables, batch["image"], batch["modality"], train=True, mutable=["batch_stats"]
         )
-        terms = {"identity": shared_identity(output.logits, person), "triplet": kinds[triplet](output.feature, person)}
+        terms = {"identity": shared_identity(output.logits, person), "triplet": triplet(output.feature, person)}
         return terms["identity"] + terms["triplet"], (terms, dict(updated))
 
     def unit(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
@@ -187,12 +213,7 @@ def build(
         found = unit(output_of(variables, image, modality).embedding)
         return unit(found + unit(output_of(variables, image[:, :, ::-1], modality).embedding)) if mirror else found
 
-    return System(
-        init,
-        augmented,
-        loss,
-        optimisers.sgd_l2(weight_decay, heads=("neck", "classifier"), factor=backbone_factor),
-        embed=embed,
-        names=names_of(tuple(backbone.non_local), tuple(backbone.stages)),
-        pooled=lambda variables, image, modality: output_of(variables, image, modality).feature,
-    )
+    def pooled(variables: Tree, image: Array, modality: Array) -> Array:
+        return output_of(variables, image, modality).feature
+
+    return System(init, augmented, loss, optimiser, embed, names, pooled=pooled)

@@ -109,7 +109,7 @@ def test_weights_of_another_system_are_named_and_the_word_that_fits(tmp_path, fi
 
 
 def test_each_systems_mark_is_a_tensor_of_its_own():
-    assert MARKS.keys() == SYSTEMS.keys()
+    assert MARKS.keys() == SYSTEMS.keys() - {"sim-baseline"}  # of which nothing was released
     for name in MARKS:
         assert [mark for mark, tensor in MARKS.items() if tensor in released(f"tiny,{name}")] == [name]
 

@@ -54,9 +54,10 @@ def naive(kept, distance):
 def test_a_study_ranks_as_a_loop_does():
     kept = features(1.5)
     points = ablation.study({"ours": kept}, [Rules()], ablation.methods(k1=4, k2=2))
-    assert [p.label for p in points] == ["cosine", "SIM", "AIM"]
+    assert [p.label for p in points] == ["cosine", "SGR", "MNNR", "SIM", "AIM"]
     aim = functools.partial(affinity.aim, k1=4, k2=2)
-    for point, distance in zip(points, (affinity.cosine, affinity.sim, aim), strict=True):
+    parts = [functools.partial(affinity.sim, **{part: False}) for part in ("mutual", "graph")]
+    for point, distance in zip(points, (affinity.cosine, *parts, affinity.sim, aim), strict=True):
         expected = naive(kept, distance)
         assert (point.series, point.draws) == ("custom infrared-to-visible", 2)
         np.testing.assert_allclose(list(point.mean.values()), expected.mean(0), atol=1e-4)
@@ -198,10 +199,13 @@ def test_a_study_is_written(tmp_path):
 def test_the_studies_are_the_papers_and_share_their_runs():
     config = plans.get_config().lock()  # as the command line gives it
     plan = plans.plan(config)
-    assert list(plan) == list(plans.STUDIES)
-    assert [*plans.STUDIES, *plans.INFERENCES] == list(plans.TITLES) == plans.named(config)
+    assert list(plan) == [*plans.STUDIES, "carriers"]
+    assert [*plans.STUDIES, "carriers", *plans.INFERENCES] == list(plans.TITLES) == plans.named(config)
+    carriers = plan.pop("carriers")
+    assert [runs[2].folder for runs in carriers.values()] == [f"{word}/seed2" for word in plans.CARRIERS.values()]
     runs = plans.ordered(plan)
     assert len(runs) == 3 * 23
+    assert len(plans.ordered(plan | {"carriers": carriers})) == 3 * 28
     assert len({run.folder for run in runs}) == len(runs)
     assert [run.config.seed for run in runs] == [seed for seed in (0, 1, 2) for _ in range(23)]
     everything = {run.folder: run for points in plan.values() for seeds in points.values() for run in seeds}
@@ -228,6 +232,24 @@ def test_what_is_changed_is_counted_from_the_configuration():
     assert folders == [
         f"{what}/seed5" for what in ("model.parts=1", "unchanged", *(f"model.parts={p}" for p in (5, 7, 9)))
     ]
+
+
+def test_carriers_are_their_words_and_what_the_command_line_changed():
+    config = plans.get_config("carriers,agw")  # whose own word makes no difference
+    config.train.epochs, config.seed = 3, 5
+    for word, (run, *_) in zip(plans.CARRIERS.values(), plans.plan(config)["carriers"].values(), strict=True):
+        own = synthetic.get_config(word)
+        own.train.epochs, own.seed, own.inference = 3, 5, plans.RANKED
+        own.eval = config.eval  # one protocol for all, multi-shot as in the papers
+        assert run.config.to_json() == own.to_json()
+    assert (config.eval.search, config.eval.shots) == ("all", "multi")
+    assert plans.get_config("carriers,singleshot").eval.shots == "single"
+    assert plans.get_config("carriers,sysu").eval.search == "all"
+    config.model.mirror = True
+    with pytest.raises(
+        ValueError, match=r"model\.mirror=True: the study carriers trains saai, which has no such field"
+    ):
+        plans.plan(config)
 
 
 @pytest.mark.parametrize("name", ["sysu", "regdb", "llcm"])
