@@ -61,8 +61,10 @@ def test_first_step(case):
     for ours, theirs in (("loss", "loss"), ("identity", "id"), ("triplet", "tri")):
         np.testing.assert_allclose(terms[ours], golden[f"float64/step0/{theirs}"], rtol=2e-5, err_msg=ours)
     found = differences(gradients, golden, "grad_norm")
-    # Those of the non-local blocks' single channel are sums that cancel: 1.3e-2 was measured, the others 6e-3.
+    # Those of the non-local blocks' single channel are sums that cancel: 1.4e-2 was measured, the others 6e-3. One is
+    # noise for the most part: the original is 0.11 from itself, and this 0.03 or 0.14 by how the program is compiled.
     bound = {name: max(2e-2 if name.startswith("NL_") else 1e-2, gap) for name, (_, gap) in found.items()}
+    bound |= {name: 2 * bound[name] for name in bound.keys() & {"NL_2.0.g.0.bias"}}
     assert not {name: gap for name, (gap, _) in found.items() if not name.endswith(NOISE) and gap > bound[name]}
     moved = differences(running, golden, "running_after_step0")
     assert not {name: gap for name, gap in moved.items() if gap[0] > 1e-6}
