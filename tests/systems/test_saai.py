@@ -9,31 +9,17 @@ from saai_jax import train
 from saai_jax.augment import normalise
 from saai_jax.models import cpu
 from saai_jax.systems import saai
-from saai_jax.weights.names import from_torch, to_torch
+from saai_jax.weights.names import to_torch
 from tests.golden_files import load
-from tests.tensors import tensor
+from tests.systems.originals import EPOCH, KEY, images, variables_of
 
 MODALITY = jnp.tile(jnp.array([1, 0]), 8)
-RATE, KEY, EPOCH = jnp.float32(3.5e-4), jax.random.key(0), jnp.int32(0)
-
-
-def images(seed: int) -> jax.Array:
-    nchw = np.random.RandomState(seed).standard_normal((16, 3, 288, 144)).astype(np.float32)
-    return jnp.asarray(nchw.transpose(0, 2, 3, 1))
+RATE = jnp.float32(3.5e-4)
 
 
 def batch(seed: int) -> dict:
     """As the original's: normalised, not augmented, four pictures of each of four identities."""
     return {"image": images(seed), "identity": jnp.repeat(jnp.arange(4), 4), "modality": MODALITY}
-
-
-def variables_of(system) -> dict:
-    """The original's weights as ours, by way of their PyTorch names; the mean classifiers start as the classifiers."""
-    params, collections = jax.eval_shape(system.init, jax.random.key(0))
-    empty = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), {"params": params, **collections})
-    shapes = {name: a.shape for name, a in to_torch(system, empty).items() if not name.endswith("classifier_.weight")}
-    tensors = {name: tensor(name, shape).astype(np.float32) for name, shape in shapes.items()}
-    return jax.tree.map(jnp.asarray, from_torch(tensors, system, empty))
 
 
 def state_of(system) -> train.TrainState:
