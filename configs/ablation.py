@@ -9,7 +9,7 @@
 
 A training is a folder below workdir; one that is finished is not run again, one that several studies share is run
 once. Studies of the inference rank kept features: those of --features, or of the unchanged training, which is run
-first. Each study leaves <study>.md, .json, .png and .svg in workdir: means and standard deviations, of a training's
+first. `carriers` shares none. Each study leaves <study>.md, .json, .png and .svg in workdir: means and standard deviations, of a training's
 study over the seeds, of an inference's over the trials.
 
 The study `carriers` trains other systems, or ranks their features:
@@ -119,7 +119,8 @@ def get_config(argument: str | None = None):
         hint = f" Did you mean {close[0]!r}?" if close and "Did you mean" not in str(error) else ""
         raise ValueError(f"{error} Studies are {', '.join(TITLES)}.{hint}") from None
     if config.dataset == "sysu":
-        config.eval.search = "all"
+        if not {"all", "indoor"} & {*own}:
+            config.eval.search = "all"
         if "carriers" in studies and not {"singleshot", "multishot"} & {*own}:
             config.eval.shots = "multi"  # as both papers have it
     config.eval.baselines = False

@@ -40,6 +40,8 @@ def released(c: ml_collections.ConfigDict) -> None:
 
 def base(c: ml_collections.ConfigDict) -> None:
     """Its base method: no non-local blocks, mean pooling, batch-hard triplet loss."""
+    if c.loss.triplet_variant != "released":
+        raise ValueError("the preset 'paper' changes the weighted triplet loss, which 'agw-base' does not have")
     c.model.non_local, c.model.pooling, c.loss.triplet = (), "mean", "hard"
 
 

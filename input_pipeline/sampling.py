@@ -133,6 +133,7 @@ def _usable(
 
 # By the name that config.data.sampler has; all give a Plan.
 SAMPLERS = {"paired": sampling_plan, "replacement": replacement_plan}
+ONE_IS_ENOUGH = ("replacement",)  # draw an image as often as a batch needs
 
 
 def images_needed(sampler: str, images: int) -> int:
@@ -142,4 +143,4 @@ def images_needed(sampler: str, images: int) -> int:
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"data.sampler is {sampler!r}, expected one of {', '.join(SAMPLERS)}")
-    return 1 if sampler == "replacement" else images // 2
+    return 1 if sampler in ONE_IS_ENOUGH else images // 2

@@ -33,7 +33,7 @@ FREE += ("on_nonfinite", "train.log_every", "train.save_every", "train.validate_
 FREE += ("model.weights", "model.identities", "model.remat", "data.query_list", "data.gallery_list", "data.rule")
 # What may also differ when a trained run is evaluated.
 TRAINED_FREE = (*FREE, "seed", "train.", "loss.", "augment.", "data.identities", "data.images", "data.published")
-TRAINED_FREE += ("data.skip_incomplete", "data.sampler")
+TRAINED_FREE += ("model.mirror", "data.skip_incomplete", "data.sampler")
 
 IMAGENET = "https://download.pytorch.org/models/resnet50-19c8e357.pth"
 

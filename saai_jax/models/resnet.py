@@ -90,12 +90,14 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 d"]:
-        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+        block, non_local = Block, NonLocal
+        if self.remat:
+            block, non_local = (nn.remat(module, static_argnums=(2,)) for module in (Block, NonLocal))
         for j in range(self.depth):
             stride = self.stride if j == 0 else 1
             x = block(self.features, stride, self.bottleneck, self.conv, name=f"block{j}")(x, train)
             if j >= self.depth - self.non_local:
-                x = NonLocal(self.conv, name=f"non_local{j}")(x, train)
+                x = non_local(self.conv, name=f"non_local{j}")(x, train)
         return x
 
 
@@ -172,9 +174,11 @@ def built(
         raise ValueError(f"model.dtype is {dtype!r}, expected float32 or bfloat16")
     if not set(mam) <= set(range(1, len(stages) + 1)):
         raise ValueError(f"model.mam is {tuple(mam)}, expected stages from 1 to {len(stages)}")
-    if non_local and (len(non_local) != len(stages) or any(n > d for n, d in zip(non_local, stages, strict=True))):
+    if non_local and (
+        len(non_local) != len(stages) or any(not 0 <= n <= d for n, d in zip(non_local, stages, strict=True))
+    ):
         raise ValueError(
-            f"model.non_local is {tuple(non_local)}, expected at most the blocks of stages {tuple(stages)}"
+            f"model.non_local is {tuple(non_local)}, expected from 0 to the blocks of stages {tuple(stages)}"
         )
     how = functools.partial(conv, dtype=jnp.dtype(dtype), conv_general_dilated=convolution)
     rest = tuple(non_local), stem_of_modality

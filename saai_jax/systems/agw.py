@@ -66,6 +66,12 @@ def grey_or_exchanged(key: Array, image: Float[Array, "h w 3"]) -> Float[Array, 
     return jnp.where(draw < 7, changed[..., None], image)
 
 
+def cropped(key: Array, image: Float[Array, "h w 3"], pad: int) -> Float[Array, "h w 3"]:
+    """Padded with black and cropped, flipped, normalised: the released order."""
+    k_crop, k_flip = jax.random.split(key)
+    return augment.normalise(augment.flip(k_flip, augment.pad_crop(k_crop, image, pad, 0)))
+
+
 def two_views(key: Array, batch: Batch, pad: int, erasing: float) -> Batch:
     """CAJ's batch: visible rows, the same rows with exchanged channels, infrared rows. It needs as many of each."""
     order = jnp.argsort(batch["modality"], stable=True)
@@ -73,10 +79,9 @@ def two_views(key: Array, batch: Batch, pad: int, erasing: float) -> Batch:
     rows = jnp.concatenate([order[:half], order[:half], order[half:]])
 
     def one(key, x, kind):
-        k_crop, k_flip, k_erase, k_channel = jax.random.split(key, 4)
-        x = augment.normalise(augment.flip(k_flip, augment.pad_crop(k_crop, x, pad, 0)))
+        k_crop, k_erase, k_channel = jax.random.split(key, 3)
         how: dict[str, Any] = {"area": (0.02, 0.4), "aspect": (0.3, 1 / 0.3), "tries": 100, "law": "uniform"}
-        x = augment.erase(k_erase, x, probability=erasing, fill=FILL, **how)
+        x = augment.erase(k_erase, cropped(k_crop, x, pad), probability=erasing, fill=FILL, **how)
         return jnp.select([kind == 0, kind == 1], [x, exchanged(k_channel, x)], grey_or_exchanged(k_channel, x))
 
     kinds = jnp.repeat(jnp.arange(3), half, total_repeat_length=len(rows))
@@ -151,11 +156,8 @@ def build(
         if views == 2:
             return two_views(key, batch, pad, erasing)
 
-        def one(key, x):
-            k_crop, k_flip = jax.random.split(key)
-            return augment.normalise(augment.flip(k_flip, augment.pad_crop(k_crop, x, pad, 0)))
-
-        return cast(Batch, {**batch, "image": augment.each(one, key, batch["image"])})
+        image = augment.each(functools.partial(cropped, pad=pad), key, batch["image"])
+        return cast(Batch, {**batch, "image": image})
 
     return system_of(
         Network(identities, backbone, pooling),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from saai_jax.systems.system import Tree
 
@@ -15,6 +15,19 @@ def mean_classifiers(params: Tree, means: Tree | None, rate: Array | float) -> T
     if means is None:
         return {m: {"kernel": kernel} for m, kernel in kernels.items()}
     return {m: {"kernel": (1 - rate) * means[m]["kernel"] + rate * kernel} for m, kernel in kernels.items()}
+
+
+def own_and_other(
+    visible: Float[Array, "b k"],
+    infrared: Float[Array, "b k"],
+    embedding: Float[Array, "b d"],
+    means: Tree,
+    modality: Array,
+) -> tuple[Float[Array, "b k"], Float[Array, "b k"]]:
+    """Of each row, the logits of its own modality's classifier and of the other's mean. visible, infrared: of all."""
+    seen = (modality == 0)[:, None]
+    of_means = {m: jnp.matmul(embedding, mean["kernel"]) for m, mean in means.items()}
+    return jnp.where(seen, visible, infrared), jnp.where(seen, of_means["infrared"], of_means["visible"])
 
 
 def mean_rate(epoch: Array, base: float) -> Array:

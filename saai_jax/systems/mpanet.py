@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -14,7 +15,7 @@ from saai_jax.losses import identity
 from saai_jax.losses.centres import centre_separation
 from saai_jax.losses.diversity import mask_separation
 from saai_jax.models import heads, resnet
-from saai_jax.systems.means import mean_classifiers, mean_rate
+from saai_jax.systems.means import mean_classifiers, mean_rate, own_and_other
 from saai_jax.systems.system import Batch, System, Tree
 from saai_jax.weights.names import Names, resnet_names
 
@@ -118,10 +119,7 @@ def build(
         variables, person, modality = {"params": params, **collections}, batch["identity"], batch["modality"]
         output, updated = cast(Any, model.apply)(variables, batch["image"], train=True, mutable=["batch_stats"])
         means = mean_classifiers(params, collections["mean_classifiers"], mean_rate(epoch, teacher_rate))
-        visible = (modality == 0)[:, None]
-        own = jnp.where(visible, output.visible, output.infrared)
-        of_means = {m: jnp.matmul(output.embedding, mean["kernel"]) for m, mean in means.items()}
-        other_mean = jnp.where(visible, of_means["infrared"], of_means["visible"])
+        own, other_mean = own_and_other(output.visible, output.infrared, output.embedding, means, modality)
         terms = {
             "shared": identity.shared_identity(output.shared, person),
             "specific": identity.specific_identity(own, person, modality),
@@ -130,7 +128,7 @@ def build(
             "mutual": identity.mutual_divergence(own, other_mean),
         }
         weight = {"separation": separation, "centre": centre, "mutual": mutual}
-        total = jnp.sum(jnp.stack([weight.get(name, 1.0) * term for name, term in terms.items()]))
+        total = functools.reduce(jnp.add, [weight.get(name, 1.0) * term for name, term in terms.items()])
         return total, (terms, {"batch_stats": updated["batch_stats"], "mean_classifiers": means})
 
     def output_of(variables: Tree, image: Array) -> Output:

@@ -15,7 +15,7 @@ from saai_jax.losses.centres import centre_separation
 from saai_jax.losses.common import Variant, check_variant
 from saai_jax.losses.diversity import part_diversity
 from saai_jax.models import heads, resnet
-from saai_jax.systems.means import mean_classifiers, mean_rate
+from saai_jax.systems.means import mean_classifiers, mean_rate, own_and_other
 from saai_jax.systems.system import Batch, System, Tree
 from saai_jax.weights.names import Names, resnet_names
 
@@ -151,10 +151,7 @@ def build(
             variables, batch["image"], modality, train=True, mutable=["batch_stats"]
         )
         means = mean_classifiers(params, collections["mean_classifiers"], mean_rate(epoch, teacher_rate))
-        visible = (modality == 0)[:, None]
-        own = jnp.where(visible, output.visible, output.infrared)
-        of_means = {m: jnp.matmul(output.embedding, mean["kernel"]) for m, mean in means.items()}
-        other_mean = jnp.where(visible, of_means["infrared"], of_means["visible"])
+        own, other_mean = own_and_other(output.visible, output.infrared, output.embedding, means, modality)
         terms = {
             "shared": identity.shared_identity(output.shared, person),
             "specific": identity.specific_identity(own, person, modality),

@@ -44,9 +44,9 @@ def slow_regularised(feature, y, variant):
 
 
 def slow_squared(feature, y, variant):
-    """CAJ's form, of its square at most 10."""
+    """CAJ's form, of its square at most 88."""
     differences = [near - far for near, far in slow_weighted(feature, y, variant)]
-    return mean([np.logaddexp(0, np.sign(x) * min(x * x, 10)) for x in differences])
+    return mean([np.logaddexp(0, np.sign(x) * min(x * x, 88)) for x in differences])
 
 
 def mixed(seed, scale=1.0):
