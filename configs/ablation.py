@@ -9,8 +9,8 @@
 
 A training is a folder below workdir; one that is finished is not run again, one that several studies share is run
 once. Studies of the inference rank kept features: those of --features, or of the unchanged training, which is run
-first. `carriers` shares none. Each study leaves <study>.md, .json, .png and .svg in workdir: means and standard deviations, of a training's
-study over the seeds, of an inference's over the trials.
+first; `carriers` has runs of its own. Each study leaves <study>.md, .json, .png and .svg in workdir: means and standard
+deviations, of a training's study over the seeds, of an inference's over the trials.
 
 The study `carriers` trains other systems, or ranks their features:
 

@@ -1,4 +1,4 @@
-"""SAAI on SYSU-MM01.
+"""SYSU-MM01, SAAI unless a word names another system.
 
     python launch.py --config=configs/sysu.py:multishot --config.data.root=/data/SYSU-MM01 \
         --config.model.weights=resnet50-19c8e357.pth

@@ -90,9 +90,8 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 d"]:
-        block, non_local = Block, NonLocal
-        if self.remat:
-            block, non_local = (nn.remat(module, static_argnums=(2,)) for module in (Block, NonLocal))
+        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+        non_local = nn.remat(NonLocal, static_argnums=(2,)) if self.remat else NonLocal
         for j in range(self.depth):
             stride = self.stride if j == 0 else 1
             x = block(self.features, stride, self.bottleneck, self.conv, name=f"block{j}")(x, train)

@@ -64,7 +64,9 @@ def test_a_report_of_features_is_titled_by_their_file(kept, tmp_path, monkeypatc
 
 def test_sim_without_its_parts_ranks_as_cosine(kept):
     query, gallery = np.random.default_rng(2).standard_normal((2, 20, 5)).astype(np.float32)
-    found = studies.studied(kept[1], "sim-parts", 6, 3)["neither"].distance(query, gallery)
+    config = kept[1].copy_and_resolve_references()
+    config.sim.kq = config.sim.kg = 4
+    found = studies.studied(config, "sim-parts", 6, 3)["neither"].distance(query, gallery)
     np.testing.assert_array_equal(np.argsort(found), np.argsort(affinity.cosine(query, gallery)))
 
 
