@@ -1,4 +1,4 @@
-"""SAAI on LLCM, which the paper does not report.
+"""LLCM, SAAI unless a word names another system; SAAI's paper does not report it.
 
     python launch.py --config=configs/llcm.py --config.data.root=/data/LLCM --config.model.weights=resnet50-19c8e357.pth
 

@@ -1,4 +1,4 @@
-"""SAAI on RegDB; one run a split, the published protocol averages ten.
+"""RegDB, SAAI unless a word names another system; one run a split, the published protocol averages ten.
 
     for i in 1 2 3 4 5 6 7 8 9 10; do
       python launch.py --config=configs/regdb.py --config.data.root=/data/RegDB --config.data.fold=$i \
