@@ -27,6 +27,8 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 FIRST = [
     "test_launch.py",
     "systems/test_saai.py",
+    "systems/test_agw.py",
+    "systems/test_mpanet.py",
     "affinity/test_gallery.py",
     "benchmarks/test_faults.py",
     "test_processes.py",

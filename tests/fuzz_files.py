@@ -24,6 +24,7 @@ from tests.input_pipeline.test_llcm import write_llcm
 from tests.input_pipeline.test_regdb import write_regdb
 from tests.input_pipeline.test_sysu import SMALL, write_sysu
 
+SIZE = images.Size(8, 4)
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -252,13 +253,13 @@ def read_images(folder: Path) -> None:
     for file in folder.rglob("*.*"):
         picture = images.decode(file.read_bytes(), file.name)
         assert picture.mode == "RGB"
-        assert images.resize(picture, 8, 4).shape == (8, 4, 3)
+        assert images.resize(picture, SIZE).shape == (8, 4, 3)
 
 
 def read_pictures(folder: Path) -> None:
     index = pictures.read_folder(folder, "visible", identities=True)
     sound_index(index)
-    assert pictures.decoded(folder, index, np.arange(len(index)), 8, 4).shape == (4, 8, 4, 3)
+    assert pictures.decoded(folder, index, np.arange(len(index)), SIZE).shape == (4, 8, 4, 3)
 
 
 PACKED = Index(np.array([f"a/{i}.jpg" for i in range(5)]), np.arange(5), np.ones(5), np.zeros(5))
@@ -284,11 +285,11 @@ def write_resized(folder: Path) -> list[Path]:
     for path in PACKED.path.tolist():
         (folder / "set" / path).write_bytes(some_bytes(path))
     whole = images.Folder(folder / "set", PACKED)
-    return sorted(Path(records.store_resized(whole, PACKED, folder / "ready", "sysu", "test", 8, 4)).iterdir())
+    return sorted(Path(records.store_resized(whole, PACKED, folder / "ready", "sysu", "test", SIZE)).iterdir())
 
 
 def read_resized(folder: Path) -> None:
-    ready = records.Resized(folder / "ready", "sysu", "test", PACKED, folder / "set", 8, 4)
+    ready = records.Resized(folder / "ready", "sysu", "test", PACKED, folder / "set", SIZE)
     assert np.stack([ready[i] for i in range(5)]).shape == (5, 8, 4, 3)
     assert ready[0].dtype == np.uint8
 

@@ -152,6 +152,7 @@ def test_the_paper_preset_and_another_layout_run(tmp_path):
     assert {r["parameters"].get("variant") for r in rows if r["inference"] == "aim"} == {"paper"}
 
 
+# One stage, for it is compiled for nothing else.
 @pytest.mark.parametrize(("words", "masks"), [("regdb,mpanet", True), ("llcm,caj", False)])
 def test_other_systems_run_in_other_layouts_and_draw_what_they_look_at(tmp_path, words, masks):
     printed = launch(
@@ -160,6 +161,8 @@ def test_other_systems_run_in_other_layouts_and_draw_what_they_look_at(tmp_path,
         "--config.train.epochs=1",
         "--config.eval.baselines=False",
         "--config.inference=cosine",
+        "--config.model.stages=(1,)",
+        *([] if masks else ["--config.model.non_local=(1,)"]),
         f"--workdir={tmp_path / 'work'}",
     )
     found = json.loads((tmp_path / "work" / "config.json").read_text())
