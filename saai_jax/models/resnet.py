@@ -173,6 +173,8 @@ def built(
         raise ValueError(f"model.dtype is {dtype!r}, expected float32 or bfloat16")
     if not set(mam) <= set(range(1, len(stages) + 1)):
         raise ValueError(f"model.mam is {tuple(mam)}, expected stages from 1 to {len(stages)}")
+    if narrow := [i for i in mam if width * 2 ** (i - 1) * (4 if bottleneck else 1) < ModalityAttention.reduction]:
+        raise ValueError(f"model.mam is {tuple(mam)}, expected stages of 16 channels or more, not {narrow[0]}")
     if non_local and (
         len(non_local) != len(stages) or any(not 0 <= n <= d for n, d in zip(non_local, stages, strict=True))
     ):

@@ -186,6 +186,10 @@ def test_the_baseline_has_one_neck_for_both_modalities():
         ({"mutual_variant": "papr"}, "loss.mutual_variant is 'papr', expected 'released' or 'paper'"),
         ({"grayscale": "grey"}, "augment.grayscale is 'grey', expected 'channel' or 'luminance'"),
         ({"mam": (5,)}, r"model.mam is \(5,\), expected stages from 1 to 4"),
+        (
+            {"mam": (1,), "width": 8, "bottleneck": False},
+            r"model.mam is \(1,\), expected stages of 16 channels or more",
+        ),
         ({"parts": 0}, "model.parts is 0, expected at least 1"),
     ],
 )
