@@ -21,6 +21,7 @@ def released(c: ml_collections.ConfigDict) -> None:
     c.loss = s = ml_collections.ConfigDict()
     s.triplet = "weighted"  # weighted regularised (AGW), squared (CAJ) or hard (base)
     s.triplet_variant = "released"  # or paper: weights of the negatives that sum to one (docs/paper_versus_code.md)
+    s.finite = True  # of the weighted one; False: as released, infinite where distances differ by more than 88
     s.margin = 0.3  # of the hard one
 
     c.augment = a = ml_collections.ConfigDict()

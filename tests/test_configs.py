@@ -126,6 +126,7 @@ AGW = {
     "model.mirror": (False, {"caj": True}, "release; CAJ's testa.py"),
     "loss.triplet": ("weighted", {"agw-base": "hard", "caj": "squared"}, "release"),
     "loss.triplet_variant": ("released", {"paper": "paper"}, "row 23"),
+    "loss.finite": (True, {}, "ours: equal where the release is finite"),
     "loss.margin": (0.3, {}, "release: of base"),
     "augment.pad": (10, {}, "release"),
     "augment.views": (1, {"caj": 2}, "CAJ's release"),

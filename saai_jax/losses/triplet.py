@@ -50,14 +50,15 @@ def weighted_distances(
 
 
 def weighted_regularised(
-    feature: Float[Array, "b d"], identity: Int[Array, b], *, variant: Variant = "released"
+    feature: Float[Array, "b d"], identity: Int[Array, b], *, variant: Variant = "released", finite: bool = True
 ) -> Float[Array, ""]:
     """AGW's triplet loss without a margin: mean log(1 + exp(d+ - d-)) of `weighted_distances`.
 
-    The released code overflows where d+ - d- is above 88; here the loss and its gradient stay finite.
+    finite: the same, but finite with its gradient where the released code (False) overflows, for d+ - d- above 88.
     """
     positive, negative = weighted_distances(feature, identity, variant=variant)
-    return jax.nn.softplus(positive - negative).mean()
+    difference = positive - negative
+    return (jax.nn.softplus(difference) if finite else jnp.log(1 + jnp.exp(difference))).mean()
 
 
 def squared_difference(

@@ -127,6 +127,7 @@ def build(
     mirror: bool = False,
     triplet: Triplet = "weighted",
     triplet_variant: Variant = "released",
+    finite: bool = True,
     margin: float = 0.3,
     pad: int = 10,
     views: int = 1,
@@ -140,7 +141,7 @@ def build(
     network: keywords of `resnet.built`. Raises ValueError for what cannot be built.
     """
     kinds = {
-        "weighted": functools.partial(triplets.weighted_regularised, variant=triplet_variant),
+        "weighted": functools.partial(triplets.weighted_regularised, variant=triplet_variant, finite=finite),
         "squared": functools.partial(triplets.squared_difference, variant=triplet_variant),
         "hard": functools.partial(triplets.batch_hard, margin=margin),
     }

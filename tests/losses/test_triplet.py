@@ -112,6 +112,13 @@ def test_value_and_gradient_are_finite(name, case):
         assert np.abs(gradient).max() > 0.1  # positives still pull
 
 
+def test_as_released_the_regularised_triplet_is_equal_until_it_overflows():
+    near, far = mixed(2), mixed(2, scale=100)
+    equal, released = (triplet.weighted_regularised(*near, finite=finite) for finite in (True, False))
+    np.testing.assert_allclose(released, equal, rtol=1e-6)
+    assert np.isinf(triplet.weighted_regularised(*far, finite=False))
+
+
 def test_beyond_distances_of_17_the_released_negatives_push_no_more():
     feature, y = mixed(3, scale=30)
     released, paper = (np.asarray(triplet.weighted_distances(feature, y, variant=v)[1]) for v in ("released", "paper"))
