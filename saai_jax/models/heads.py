@@ -120,3 +120,9 @@ class ModalityBatchNorm(nn.Module):
         if train and not self.is_initializing():
             mean.value, var.value = running
         return y
+
+
+def classified(embedding: Float[Array, "b d"], identities: int) -> list[Float[Array, "b k"]]:
+    """Logits of the shared, the visible and the infrared classifier, layers of the module that calls this."""
+    names = ("shared_classifier", "visible_classifier", "infrared_classifier")
+    return [nn.Dense(identities, use_bias=False, kernel_init=uniform_fan_in, name=name)(embedding) for name in names]

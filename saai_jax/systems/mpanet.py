@@ -51,11 +51,7 @@ class Network(nn.Module):
         feature, mask = heads.patterns(x, masks(x))
         one_branch = jnp.zeros(len(image), jnp.int32)
         embedding = heads.ModalityBatchNorm(1, name="neck")(feature, one_branch, train=train)
-        logits = (
-            nn.Dense(self.identities, use_bias=False, kernel_init=heads.uniform_fan_in, name=f"{name}_classifier")
-            for name in ("shared", "visible", "infrared")
-        )
-        return Output(feature, embedding, mask, *(classify(embedding) for classify in logits))
+        return Output(feature, embedding, mask, *heads.classified(embedding, self.identities))
 
 
 NAMES = Names(

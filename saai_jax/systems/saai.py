@@ -65,11 +65,7 @@ class Network(nn.Module):
         feature = feature.astype(jnp.float32)  # the neck's statistics, the losses and rankings need float32
         branches, branch = (2, modality) if self.neck == "dual" else (1, jnp.zeros_like(modality))
         embedding = heads.ModalityBatchNorm(branches, name="neck")(feature, branch, train=train)
-        logits = (
-            nn.Dense(self.identities, use_bias=False, kernel_init=heads.uniform_fan_in, name=f"{name}_classifier")
-            for name in ("shared", "visible", "infrared")
-        )
-        return Output(feature, embedding, similarity, *(classify(embedding) for classify in logits))
+        return Output(feature, embedding, similarity, *heads.classified(embedding, self.identities))
 
 
 def names_of(neck: Neck) -> Names:
