@@ -91,9 +91,8 @@ def initial_state(config: ConfigDict, system: System) -> train.TrainState:
         tensors = read_pth(path)
         marked = [name for name, mark in MARKS.items() if mark in tensors]
         if marked and config.system not in marked:
-            raise WeightsError(
-                f"{path}: these tensors are of {marked[0]}; use the word {marked[0]}, --config=FILE:{marked[0]}"
-            )
+            of = " or ".join(marked)
+            raise WeightsError(f"{path}: these tensors are of {of}; use the word {of}, --config=FILE:WORD")
         try:
             variables = names.from_torch(tensors, system, state.variables)
         except WeightsError as error:

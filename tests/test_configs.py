@@ -109,7 +109,7 @@ SAAI = {
     "aim.variant": ("released", {"paper": "paper"}, "row 7"),
     "aim.sysu_indoor_single": ((2, 2), {"paper": (4, 1)}, "row 8"),
 }
-# Where the release of AGW, CAJ or MPANet says nothing of a data set, SYSU-MM01's numbers serve.
+# Where the release of AGW, CAJ, MPANet or LbA says nothing of a data set, SYSU-MM01's numbers serve.
 AGW = {
     "data.identities": (8, {}, "release"),
     "data.images": (8, {}, "release"),
@@ -166,6 +166,30 @@ MPANET = {
     "train.decay": (0.1, {}, "release"),
     "train.teacher_rate": (0.2, {}, "release"),
 }
+LBA = {
+    "data.identities": (8, {}, "release"),
+    "data.images": (8, {}, "release"),
+    "data.height": (288, {}, "release"),
+    "data.width": (144, {}, "release"),
+    "data.sampler": ("replacement", {}, "release: AGW's"),
+    "data.resample": ("lanczos", {}, "release"),
+    "model.stages": ((3, 4, 6, 3), {}, "release: ResNet-50"),
+    "model.width": (64, {}, "release: ResNet-50"),
+    "model.bottleneck": (True, {}, "release: ResNet-50"),
+    "model.stem_pool": (True, {}, "release: ResNet-50"),
+    "loss.margin": (0.3, {}, "release"),
+    "loss.consistency": (1.0, {"lba-baseline": 0.0}, "release"),
+    "loss.dense": (0.5, {"lba-baseline": 0.0}, "release"),
+    "loss.dense_margin": (0.3, {}, "release"),
+    "loss.cross_batch": (False, {}, "row 33"),
+    "train.epochs": (81, {}, "release"),
+    "train.learning_rate": (0.1, {}, "release"),
+    "train.weight_decay": (5e-4, {}, "release"),
+    "train.backbone_factor": (0.1, {}, "release"),
+    "train.warmup": (10, {}, "release"),
+    "train.milestones": ((20, 50), {}, "release"),
+    "train.decay": (0.1, {}, "release"),
+}
 SIM_BASELINE = {  # Ours: the paper does not say.
     "data.identities": (8, {}, "ours"),
     "data.images": (8, {}, "ours"),
@@ -187,7 +211,7 @@ SIM_BASELINE = {  # Ours: the paper does not say.
     "train.milestones": ((), {}, "ours"),
     "train.decay": (1.0, {}, "ours"),
 }
-TABLES = {"saai": SAAI, "agw": AGW, "mpanet": MPANET, "sim-baseline": SIM_BASELINE}
+TABLES = {"saai": SAAI, "agw": AGW, "mpanet": MPANET, "lba": LBA, "sim-baseline": SIM_BASELINE}
 RECIPES = {name: {**SHARED, **own} for name, own in TABLES.items()}
 RECIPE = RECIPES["saai"]
 # What changes no number: of these sections, only these fields are not in the table.
@@ -196,7 +220,10 @@ FREE = {"model.identities", "model.weights", "train.log_every", "train.save_ever
 
 @pytest.mark.parametrize(
     "words",
-    ["released", "paper", "baseline", "agw", "agw,paper", "agw-base", "caj", "caj,paper", "mpanet", "sim-baseline"],
+    [
+        *("released", "paper", "baseline", "agw", "agw,paper", "agw-base", "caj", "caj,paper"),
+        *("mpanet", "lba", "lba-baseline", "sim-baseline"),
+    ],
 )
 @pytest.mark.parametrize("name", ["sysu", "regdb", "llcm"])
 def test_every_number_of_a_published_recipe_is_its_sources(name, words):
@@ -244,6 +271,7 @@ RATES = {
     "agw": [*AGW_RATES, (50, 80, 0.001)],
     "agw-base": [*AGW_RATES, (50, 80, 0.001)],
     "caj": [*AGW_RATES, (50, 99, 0.001)],
+    "lba": [*AGW_RATES, (50, 80, 0.001)],
     "mpanet": [(0, 79, 3.5e-4), (80, 119, 3.5e-5), (120, 139, 3.5e-6)],
     "regdb:mpanet": [(0, 109, 3.5e-4), (110, 139, 3.5e-5)],
 }
@@ -258,7 +286,7 @@ def test_rates_of_all_epochs_are_those_of_the_release(words, rows):
     np.testing.assert_allclose(found, np.concatenate([[rate] * (last - first + 1) for first, last, rate in rows]))
 
 
-@pytest.mark.parametrize("words", ["agw", "agw-base", "caj"])
+@pytest.mark.parametrize("words", ["agw", "agw-base", "caj", "lba"])
 def test_neck_and_classifier_have_ten_times_the_rate_of_the_others(words):
     """The first step of Nesterov's momentum moves by 1.9 gradients, and the decay is in every group's gradient."""
     c = config("synthetic", f"tiny,{words}")
@@ -301,13 +329,14 @@ def test_words_choose_what_is_reported():
         ("multi", "indoor", (20, 6)),
     ],
 )
-def test_agw_is_ranked_by_both_galleries_with_the_k_of_each_setting(shots, place, expected):
-    c = config("sysu", "agw")
+@pytest.mark.parametrize("word", ["agw", "lba"])
+def test_agw_and_lba_are_ranked_by_both_galleries_with_the_k_of_each_setting(word, shots, place, expected):
+    c = config("sysu", word)
     assert c.eval.protocol == "sysu-random,sysu-official"
     for protocol in ("sysu-random", "sysu-official"):
         setting = Setting("sysu", f"{protocol}-{place}", "infrared-to-visible", shots, [], sysu.valid, True)
         assert aim_of(c, setting) == expected
-    others = [("regdb", "agw"), ("llcm", "agw"), ("synthetic", "regdb,agw"), ("synthetic", "agw,llcm")]
+    others = [("regdb", word), ("llcm", word), ("synthetic", f"regdb,{word}"), ("synthetic", f"{word},llcm")]
     assert [config(*other).eval.protocol for other in others] == [""] * 4
 
 
@@ -348,7 +377,7 @@ def test_a_system_without_a_paper_of_its_own_has_no_such_word():
         config("sysu", "mpanet,paper")
 
 
-@pytest.mark.parametrize("words", ["agw", "agw-base", "caj", "mpanet", "sim-baseline"])
+@pytest.mark.parametrize("words", ["agw", "agw-base", "caj", "mpanet", "lba", "lba-baseline", "sim-baseline"])
 def test_the_synthetic_set_keeps_its_epochs_for_every_system(words):
     c, saai = config("synthetic", f"tiny,{words}"), config("synthetic", "tiny")
     assert (c.train.epochs, c.model.stages, c.data.identities) == (2, saai.model.stages, saai.data.identities)
@@ -363,14 +392,15 @@ def test_words_that_exclude_each_other_are_refused(words):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(
-    "words", ["", "paper", "baseline", "agw", "agw,paper", "agw-base", "caj", "mpanet", "sim-baseline"]
+    "words",
+    ["", "paper", "baseline", "agw", "agw,paper", "agw-base", "caj", "mpanet", "lba", "lba-baseline", "sim-baseline"],
 )
 def test_every_configuration_can_be_built(name, words):
     """Its fields are the keywords of the system's build."""
     c = config(name, words)
     system = system_of(c, 5)
     params, _ = jax.eval_shape(system.init, jax.random.key(0))
-    classifier = "classifier" if c.system in ("agw", "sim-baseline") else "shared_classifier"
+    classifier = "classifier" if c.system in ("agw", "lba", "sim-baseline") else "shared_classifier"
     assert params[classifier]["kernel"].shape[1] == 5
     assert system_of(c, 5) is system  # or every mode of a run would compile it anew
     kept = ConfigDict(json.loads(c.to_json()))  # with lists, as a run's config.json has them

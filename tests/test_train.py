@@ -11,7 +11,7 @@ import pytest
 from saai_jax import optimisers, parallel, train
 from saai_jax.checkpoint import Checkpoints
 from saai_jax.log import MetricsLog, read_metrics
-from saai_jax.systems import agw, mpanet, saai
+from saai_jax.systems import agw, lba, mpanet, saai
 
 SIZE = {"identities": 4, "size": (32, 16), "parts": 3, "stages": (1, 1), "width": 4, "bottleneck": False, "pad": 2}
 SYSTEM = saai.build(**SIZE, teacher_rate=0.2)
@@ -22,6 +22,7 @@ SYSTEMS = {
     "agw-base": agw.build(**OTHER, pooling="mean", triplet="hard"),
     "caj": agw.build(**OTHER, triplet="squared", views=2, erasing=0.5, mirror=True),
     "mpanet": mpanet.build(**OTHER, patterns=2),
+    "lba": lba.build(**{name: value for name, value in OTHER.items() if name != "pad"}),
 }
 EVERY = pytest.mark.parametrize("name", SYSTEMS)
 STEPS = 6
@@ -46,6 +47,19 @@ def batch(step: int) -> dict[str, np.ndarray]:
         "camera": np.tile([3, 1], 4).astype(np.int32),
         "modality": np.tile([1, 0], 4).astype(np.int32),
     }
+
+
+def halves(step: int) -> dict[str, np.ndarray]:
+    """The same identities in both halves of a batch, as CMAlign needs them."""
+    return {
+        "image": np.random.default_rng(step).integers(0, 256, (12, 32, 16, 3), np.uint8),
+        "identity": (np.tile(np.repeat(np.arange(3), 2), 2) + step).astype(np.int32) % 4,
+        "camera": np.repeat(np.int32([1, 3]), 6),
+        "modality": np.repeat(np.int32([0, 1]), 6),
+    }
+
+
+MAKE = {"lba": halves}
 
 
 def fresh(variables, system=SYSTEM):
@@ -178,14 +192,15 @@ def test_rates_are_the_released_schedule():
 def test_a_stopped_run_continues_bit_for_bit(name, tmp_path):
     """Augmentation's draws, momentum or Adam's moments, means and running statistics go on where they were."""
     system, variables = SYSTEMS[name], drawn(name)
-    whole = run(fresh(variables, system), tmp_path / "whole", system=system)
+    how = {"system": system, "make": MAKE.get(name, batch)}
+    whole = run(fresh(variables, system), tmp_path / "whole", **how)
     assert not equal(whole.params, variables["params"])
-    run(fresh(variables, system), tmp_path / "parts", stop=4, system=system)
+    run(fresh(variables, system), tmp_path / "parts", stop=4, **how)
     checkpoints = Checkpoints(tmp_path / "parts" / "checkpoints")
     restored = checkpoints.restore(fresh(variables, system))
     checkpoints.close()
     assert int(restored.step) == 4
-    parts = run(restored, tmp_path / "parts", system=system)
+    parts = run(restored, tmp_path / "parts", **how)
     assert equal(whole, parts)
     assert read_metrics(tmp_path / "whole" / "metrics.jsonl") == read_metrics(tmp_path / "parts" / "metrics.jsonl")
 
@@ -257,7 +272,8 @@ def test_a_run_asked_to_stop_while_it_saves_the_last_step_says_so(variables, tmp
 def test_devices_share_a_batch_and_agree_with_one(name, devices, tmp_path):
     """Statistics, class centres, pairs and modality BatchNorm are those of the whole batch: up to a row a device."""
     system, variables = SYSTEMS[name], drawn(name)
-    one, many = (run(fresh(variables, system), tmp_path / str(n), devices=n, system=system) for n in (1, devices))
+    how = {"system": system, "make": MAKE.get(name, batch)}
+    one, many = (run(fresh(variables, system), tmp_path / str(n), devices=n, **how) for n in (1, devices))
     assert len(jax.tree.leaves(many.params)[0].sharding.device_set) == devices
     assert all(x.is_fully_replicated for x in jax.tree.leaves(many))
     for a, b in zip(jax.tree.leaves(one.variables), jax.tree.leaves(many.variables), strict=True):

@@ -9,8 +9,8 @@ SYSTEMS = {  # by the name that config.system has
     "lba": lba.build,
     "sim-baseline": sim_baseline.build,
 }
-# A tensor that the released checkpoints of a system have, and those of another have not. LbA's has AGW's names, those
-# of its base method: what tells them apart are AGW's non-local blocks, which their tables of names miss or refuse.
+# A tensor that the released checkpoints of a system have, and those of another have not; but LbA's have the names of
+# AGW's base method, so that AGW's non-local blocks alone tell theirs apart: missing for one, unknown to the other.
 MARKS = {
     "saai": "attn_pool.part_tokens",
     "agw": "visible_module.visible.conv1.weight",

@@ -74,7 +74,9 @@ def as_agw(state):
     return {"net": state, "epoch": 80, "mAP": 0.5}
 
 
-WRAPS = {"tiny": dict, "tiny,agw": as_agw, "tiny,agw-base": as_agw, "tiny,caj": as_agw, "tiny,mpanet": dict}
+WRAPS = {"tiny": dict, "tiny,mpanet": dict} | dict.fromkeys(
+    ("tiny,agw", "tiny,agw-base", "tiny,caj", "tiny,lba", "tiny,lba-baseline"), as_agw
+)
 
 
 @pytest.mark.parametrize("words", WRAPS)
@@ -100,21 +102,56 @@ def test_a_released_checkpoint_is_evaluated_without_a_run(tmp_path, words, caplo
         assert unused[0].endswith("base_resnet.base.bn1, base_resnet.base.conv1")
 
 
-@pytest.mark.parametrize(("file", "words"), [("agw", "mpanet"), ("mpanet", "saai"), ("saai", "agw"), ("saai", "caj")])
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [("agw", "mpanet"), ("lba", "saai"), ("mpanet", "saai"), ("saai", "agw"), ("saai", "caj"), ("mpanet", "lba")],
+)
 def test_weights_of_another_system_are_named_and_the_word_that_fits(tmp_path, file, words):
     config = synthetic.get_config(f"tiny,{words}")
     config.model.weights = str(write_state(tmp_path / "file.pth", released(f"tiny,{file}")))
-    with pytest.raises(WeightsError, match=rf"file\.pth: these tensors are of {file}; use the word {file}"):
+    of = "agw or lba" if file in ("agw", "lba") else file
+    with pytest.raises(
+        WeightsError, match=rf"file\.pth: these tensors are of {of}; use the word {of}, --config=FILE:WORD"
+    ):
         building.trained(config, str(tmp_path / "none"))
 
 
-def test_each_systems_mark_is_a_tensor_of_its_own():
+def test_each_systems_mark_is_a_tensor_of_its_own_but_for_agws_and_lbas():
     assert MARKS.keys() == SYSTEMS.keys() - {"sim-baseline"}  # of which nothing was released
+    alike = {"agw": ["agw", "lba"], "lba": ["agw", "lba"]}  # a whole ResNet for each stem, and one for the rest
     for name in MARKS:
-        assert [mark for mark, tensor in MARKS.items() if tensor in released(f"tiny,{name}")] == [name]
+        marked = [mark for mark, tensor in MARKS.items() if tensor in released(f"tiny,{name}")]
+        assert marked == alike.get(name, [name])
 
 
-@pytest.mark.parametrize("words", ["tiny,agw", "tiny,mpanet"])
+@pytest.mark.parametrize(
+    ("file", "words", "message"),
+    [
+        ("agw", "lba", "not in the model: NL_2"),
+        ("agw", "lba-baseline", "not in the model: NL_2"),
+        ("lba", "agw", "missing in the file: NL_2"),
+        ("lba", "caj", "missing in the file: NL_2"),
+    ],
+)
+def test_lbas_weights_and_agws_are_told_apart_by_non_local_blocks(tmp_path, file, words, message):
+    config = synthetic.get_config(f"tiny,{words}")
+    config.model.weights = str(write_state(tmp_path / "file.pth", released(f"tiny,{file}")))
+    with pytest.raises(WeightsError, match=message):
+        building.trained(config, str(tmp_path / "none"))
+
+
+def test_a_tensor_of_lbas_weights_that_no_rule_names_is_refused_by_name(tmp_path):
+    """It holds three whole ResNets: the stages of two and the stem of the third are left out, and nothing else is."""
+    config = synthetic.get_config("tiny,lba")
+    state = released("tiny,lba")
+    stray = ("thermal_module.thermal.fc.weight", "visible_module.visible.bn2.bias", "base_resnet.base.conv2.weight")
+    state |= dict.fromkeys(stray, np.ones(3, np.float32))
+    config.model.weights = str(write_state(tmp_path / "file.pth", state))
+    with pytest.raises(WeightsError, match=f"3 not in the model: {', '.join(stray)}$"):
+        building.trained(config, str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("words", ["tiny,agw", "tiny,mpanet", "tiny,lba"])
 def test_weights_of_another_number_of_identities_say_what_they_fit(tmp_path, words):
     config = synthetic.get_config(words)
     config.model.weights = str(write_state(tmp_path / "file.pth", released(words)))
@@ -125,7 +162,7 @@ def test_weights_of_another_number_of_identities_say_what_they_fit(tmp_path, wor
     assert "the file tells 5 identities apart, the model 7: train on 5 or from ImageNet's" in str(error.value)
 
 
-@pytest.mark.parametrize("words", ["tiny,agw", "tiny,mpanet"])
+@pytest.mark.parametrize("words", ["tiny,agw", "tiny,mpanet", "tiny,lba"])
 def test_imagenets_resnet_starts_the_stems_and_the_rest_and_is_no_checkpoint(tmp_path, words):
     config = synthetic.get_config(words)
     prefixes = ("base_resnet.base.", "backbone.")

@@ -66,24 +66,24 @@ def test_evaluation(golden, system, variables, batch):
 
 @pytest.fixture(scope="module")
 def step(golden, variables, batch):
-    """What a step computes, of both weightings, and the gradient of each of PARTS: one program, run for each part."""
+    """What a step computes, of both weightings, and the gradient of each of PARTS: one pass forward, four back."""
     model = agw.Network(12, resnet.built(stem_of_modality=True), "gem")
     rows = tuple(tuple(golden[f"step0/layer{i}/{which}"] for which in ("pos", "neg")) for i in (3, 4))
     baseline = lba.build(**BUILT, consistency=0.0, dense=0.0)
 
-    def weighted(params, stats, batch, weights):
+    def forward(params, stats, batch):
         found, after = lba.passes(model, {"params": params, **stats}, batch, rows, 0.3)
         own, cross = (lba.terms_of(found, batch["identity"], margin=0.3, cross_batch=c) for c in (False, True))
         dense = [terms["dense_lower"] + terms["dense_upper"] for terms in (own, cross)]
         parts = [own["identity"] + own["triplet"], own["consistency_lower"] + own["consistency_upper"], *dense]
         # Its pass is the first of the others, which the compiler computes once.
         total, (_, alone) = baseline.loss(params, stats, batch, KEY, EPOCH)
-        return weights @ jnp.stack(parts), (found, own, cross, after, total, alone)
+        return jnp.stack(parts), (found, own, cross, after, total, alone)
 
-    gradient = jax.jit(jax.grad(weighted, has_aux=True))
-    stats = {"batch_stats": variables["batch_stats"]}
-    runs = [gradient(variables["params"], stats, batch, weights) for weights in jnp.eye(len(PARTS))]
-    return runs[0][1], [run[0] for run in runs]
+    pull = jax.jit(lambda params, *rest: jax.vjp(lambda params: forward(params, *rest), params, has_aux=True))
+    _, back, found = pull(variables["params"], {"batch_stats": variables["batch_stats"]}, batch)
+    gradient = jax.jit(lambda back, weights: back(weights)[0])
+    return found, [gradient(back, weights) for weights in jnp.eye(len(PARTS))]
 
 
 def test_terms_of_the_first_step(golden, step):
@@ -105,7 +105,7 @@ def test_terms_of_the_first_step(golden, step):
     for i, aligned in ((3, found.lower), (4, found.upper)):
         expected = of(golden, f"step0/layer{i}/")
         np.testing.assert_allclose(aligned.coattention, expected["coattention"], atol=2e-4)
-        np.testing.assert_allclose(aligned.triplet, expected["dense_triplet"], atol=2e-4 * 10)
+        np.testing.assert_allclose(aligned.triplet, expected["dense_triplet"], atol=5e-4)
         norms = np.linalg.norm(np.asarray(aligned.reconstructed).reshape(16, -1), axis=1)
         np.testing.assert_allclose(norms, expected["reconstructed_norm"], rtol=2e-4)
 
