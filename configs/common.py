@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import ml_collections
 
-from configs import agw, mpanet, saai, sim_baseline
+from configs import agw, mpanet, saai, sim_baseline, wrimnet
 
 Preset = Callable[[ml_collections.ConfigDict], None]
 
@@ -115,6 +115,7 @@ SYSTEMS: dict[str, tuple[Preset, Preset]] = {
     "caj": (agw.caj, lambda config: None),
     "mpanet": (mpanet.released, lambda config: None),
     "sim-baseline": (sim_baseline.paper, lambda config: None),
+    "wrimnet": (wrimnet.published, lambda config: None),
 }
 PAPER = {"saai": saai.paper, "agw": agw.paper}  # by config.system
 

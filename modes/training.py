@@ -116,6 +116,8 @@ def train_in(config: ConfigDict, workdir: str, accept_changes: bool = False) -> 
     plan = SAMPLERS[c.data.sampler](index.identity, index.modality, **shape)
     c.model.identities = int(index.labels().max()) + 1
     system = system_of(c, c.model.identities)
+    if system.note:
+        logging.warning("%s", system.note)
     counted = plan.steps_per_epoch
     counts = len(index), c.model.identities, len(plan.rows), counted.min(), counted.max()
     logging.info("%d images of %d identities; %d steps, %d to %d an epoch", *counts)

@@ -1,12 +1,13 @@
 """The systems of the papers: each a tuple of pure functions, in a file of its own."""
 
-from saai_jax.systems import agw, mpanet, saai, sim_baseline
+from saai_jax.systems import agw, mpanet, saai, sim_baseline, wrimnet
 
 SYSTEMS = {  # by the name that config.system has
     "saai": saai.build,
     "agw": agw.build,
     "mpanet": mpanet.build,
     "sim-baseline": sim_baseline.build,
+    "wrimnet": wrimnet.build,
 }
 # A tensor that the released checkpoints of a system have, and those of another have not.
 MARKS = {
