@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +100,7 @@ class Miim(nn.Module):
         self, x: Float[Array, "b h w c"], train: bool, rows: Bool[Array, b] | None = None
     ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h2 w2"]]:
         def linear(y: Array, out: int, name: str, size: int = 1, bias: bool = True) -> Array:
-            how = {"use_bias": bias, "padding": "VALID", "kernel_init": uniform_fan_in}
+            how = {"use_bias": bias, "padding": 0, "kernel_init": uniform_fan_in}
             return self.conv(out, size, size, **how, name=name)(y)
 
         b, c, k = len(x), x.shape[-1], self.kernel
@@ -109,8 +109,8 @@ class Miim(nn.Module):
         y = linear(normalised(x, train, rows) if self.norm == "input" else x, d, "compress", k)
         y = normalised(y, train, rows) if self.norm == "compressed" else y
         grid, side = y.shape[1:3], self.region if self.keys == "pooled" else 1
-        window = (side, side)
-        pooled = nn.avg_pool(y, window, window, "SAME", count_include_pad=False) if side > 1 else y
+        window, end = (side, side), cast(Any, [(0, -n % side) for n in grid])  # the last windows may be smaller
+        pooled = nn.avg_pool(y, window, window, end, count_include_pad=False) if side > 1 else y
         norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name="norm")
         query = linear(norm(y), d, "query", bias=False)
         key, value = jnp.split(linear(norm(pooled), 2 * d, "key_value", bias=False).reshape(b, -1, 2 * d), 2, -1)
