@@ -196,33 +196,40 @@ def build(
     ):
         if odd := [value for value in values if value not in known]:
             raise ValueError(f"{field}: {odd[0]!r} is none of {', '.join(map(str, known))}")
-    maps = {i: resnet.map_size(*size, i, backbone.stem_pool, stem_ceil) for i in stages}
-    counts = {"main": stripes} | ({"auxiliary": auxiliary_stripes} if auxiliary else {})
+    if len(stages) < 2:
+        raise ValueError(f"model.stages is {tuple(backbone.stages)}, expected at least two stages")
+    for field, numbers in (("model.kernels", kernels), ("model.reductions", reductions)):
+        if len(numbers) != len(stages):
+            raise ValueError(f"{field}: {len(numbers)} numbers, expected {len(stages)}, one for each of model.stages")
+    maps = [resnet.map_size(*size, i, backbone.stem_pool, stem_ceil) for i in stages]
     for field, value, least, most in (
-        ("model.kernels has numbers", len(kernels), len(stages), len(stages)),
-        ("model.reductions has numbers", len(reductions), len(stages), len(stages)),
-        ("model.region", region, 1, max(size)),
-        ("model.stripes", stripes, 0, maps[len(stages)][0]),
-        ("model.auxiliary_stripes", auxiliary_stripes, 0, maps[max(len(stages) - 1, 1)][0]),
+        ("model.kernels", min(kernels), 1, math.inf),
+        ("model.reductions", min(reductions), 1, math.inf),
+        ("model.attention_heads", attention_heads, 1, math.inf),
+        ("model.region", region, 1, math.inf),
+        ("model.stripes", stripes, 0, maps[-1][0]),
+        ("model.auxiliary_stripes", auxiliary_stripes, 0, maps[-2][0]),
         ("loss.hardest", hardest, 1, math.inf),
     ):
         if not least <= value <= most:
             raise ValueError(f"{field}: {value}, expected from {least} to {most}")
+    block = nn.remat(Miim, static_argnums=(2,)) if backbone.remat else Miim
     blocks: list[Callable[..., nn.Module] | None] = [None] * len(stages)
     for i in miim:
-        kernel, channels = kernels[i - 1], backbone.width * 2 ** (i - 1) * (4 if backbone.bottleneck else 1)
-        if kernel < 1 or any(n % kernel for n in maps[i]):
+        kernel, of = kernels[i - 1], reductions[i - 1]
+        channels, (rows, columns) = backbone.width * 2 ** (i - 1) * (4 if backbone.bottleneck else 1), maps[i - 1]
+        if rows % kernel or columns % kernel:
             raise ValueError(
-                f"model.kernels: {kernel} does not divide the map of stage {i}, {maps[i]} at {size} pixels"
+                f"model.kernels: {kernel} does not divide the map of stage {i}, {rows} x {columns} of {size[0]} x "
+                f"{size[1]} pixels"
             )
-        if channels % (reductions[i - 1] * attention_heads):
+        if channels % (of * attention_heads):
             raise ValueError(
-                f"model.attention_heads is {attention_heads}, expected a divisor of the channels of stage {i}, "
-                f"{channels} / {reductions[i - 1]} (model.reductions)"
+                f"model.attention_heads is {attention_heads}, expected a divisor of the compressed channels of stage "
+                f"{i}, {channels} / {of} (model.reductions)"
             )
-        block = nn.remat(Miim, static_argnums=(2,)) if backbone.remat else Miim
-        how = reductions[i - 1], kernel, attention_heads, keys, region, fusion, norm
-        blocks[i - 1] = functools.partial(block, backbone.conv, *how)
+        blocks[i - 1] = functools.partial(block, backbone.conv, of, kernel, attention_heads, keys, region, fusion, norm)
+    counts = {"main": stripes} | ({"auxiliary": auxiliary_stripes} if auxiliary else {})
     model = Network(identities, backbone, stem_ceil, tuple(blocks), separate, counts, contrastive_levels, feature)
 
     def init(key: Array) -> tuple[Tree, Tree]:
