@@ -17,8 +17,12 @@ The study `carriers` trains other systems, or ranks their features:
     python launch.py --config=configs/ablation.py:sysu,carriers --mode=ablate --config.data.root=/data/SYSU-MM01 \
         --features=AGW=agw.npz,MPANet=mpanet.npz
 
-Words: a data set (synthetic if none is named; sysu, regdb, llcm) with that file's own words, the studies (all if none
-is named), and quick for a third of the epochs.
+Some studies are of another system, whose word they need:
+
+    python launch.py --config=configs/ablation.py:wrimnet,miim-blocks --mode=ablate
+
+Words: a data set (synthetic if none is named; sysu, regdb, llcm) with that file's own words, the studies (all that fit
+the system if none is named), and quick for a third of the epochs.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ Label = str | int | float
 
 DATASETS = {"synthetic": synthetic, "sysu": sysu, "regdb": regdb, "llcm": llcm}
 NONE = {"loss.separation": 0.0, "loss.diversity": 0.0}  # L_id alone
+NO_AICL = {"model.auxiliary": False, "loss.lambda2": 0.0}
 STRIPES, GLOBAL = {"model.pooling": "stripes", "model.parts": 6}, {"model.pooling": "global"}
 # Study -> what is changed from the configuration, by the label it has in the table and the plot. The numbers of the
 # paper's axes are not in its text but for the best ones and for rho2; they are spread around those.
@@ -58,6 +63,29 @@ STUDIES: dict[str, dict[Label, dict[str, Any]]] = {
     "parts": {number: {"model.parts": number} for number in (1, 3, 5, 7, 9)},  # Figure 4
     "rho1": {value: {"loss.rho1": value} for value in (0.0, 0.001, 0.01, 0.1, 1.0)},  # supplement, Figure 1
     "rho2": {value: {"loss.rho2": value} for value in (0.1, 0.3, 0.5, 0.7, 0.9)},  # supplement, Figure 2
+    # WRIM-Net's: MIIM and AICL, then its supplement's Tables S1 to S4
+    "miim-aicl": {
+        "neither": {"model.miim": ()} | NO_AICL,
+        "MIIM": NO_AICL,
+        "AICL": {"model.miim": ()},
+        "both": {},
+    },
+    "miim-blocks": {
+        "none": {"model.miim": ()},
+        **{"+".join(map(str, blocks)): {"model.miim": blocks} for blocks in ((1,), (2,), (3,), (4,), (1, 2), (3, 4))},
+        "1+2+3+4": {},
+    },
+    "miim-sharing": {
+        "all shared": {"model.separate": ()},
+        "all separate": {"model.separate": (1, 2, 3, 4)},
+        "1+2 separate": {},
+    },
+    "miim-fusion": {
+        "multiply": {"model.fusion": "multiply"},
+        "add": {"model.fusion": "add"},
+        "multiply by sigmoid": {},
+    },
+    "auxiliary": {"without": {"model.auxiliary": False}, "with": {}},
 }
 # The study of systems, SAAI's Table 5 and supplement Table 1: by its label the word of each, ranked by every inference.
 CARRIERS = {
@@ -85,6 +113,11 @@ TITLES = {
     "parts": "prototypes p",
     "rho1": "margin ρ1 of L_cs",
     "rho2": "margin ρ2 of L_cs",
+    "miim-aicl": "parts of WRIM-Net",
+    "miim-blocks": "stages with MIIM (model.miim)",
+    "miim-sharing": "MIIM of each modality (model.separate)",
+    "miim-fusion": "fusion of MIIM (model.fusion)",
+    "auxiliary": "losses of stage 3 (model.auxiliary)",
     "carriers": "system",
     "steps": "steps of AIM",
     "k1": "k1 of AIM",
@@ -125,7 +158,8 @@ def get_config(argument: str | None = None):
             config.eval.shots = "multi"  # as both papers have it
     config.eval.baselines = False
     config.ablation = ConfigDict()
-    config.ablation.studies = ",".join(studies or TITLES)  # any of TITLES, after commas
+    fitting = [name for name in TITLES if not _absent(config, name)]
+    config.ablation.studies = ",".join(studies or fitting)  # any of TITLES, after commas
     config.ablation.seeds = 3  # each training is repeated with so many seeds, from config.seed
     config.ablation.words = ",".join(words)  # for `carriers`, which takes other systems' words
     if "quick" in words:
@@ -136,15 +170,30 @@ def get_config(argument: str | None = None):
 
 
 def named(config: ConfigDict) -> list[str]:
-    """The studies of a configuration. Raises ValueError for one without studies or seeds, and an unknown study."""
+    """The studies of a configuration.
+
+    Raises ValueError for one without studies or seeds, and for a study that is unknown or of another system.
+    """
     if "ablation" not in config:
         raise ValueError("the configuration has no studies: use --config=configs/ablation.py")
     names = list(dict.fromkeys(filter(None, config.ablation.studies.split(","))))
     if unknown := [name for name in names if name not in TITLES]:
         raise ValueError(f"ablation.studies: {unknown[0]!r} is none of {', '.join(TITLES)}")
+    if odd := [name for name in names if _absent(config, name)]:
+        fitting = [word for word in common.SYSTEMS if not _absent(common.experiment(config.dataset, word), odd[0])]
+        raise ValueError(
+            f"ablation.studies: {odd[0]!r} changes {_absent(config, odd[0])[0]}, which the system {config.system!r} "
+            f"does not have; use a word of those that do: {', '.join(fitting)}"
+        )
     if not names or config.ablation.seeds < 1:
         raise ValueError(f"ablation has {len(names)} studies and {config.ablation.seeds} seeds, expected some of both")
     return names
+
+
+def _absent(config: ConfigDict, study: str) -> list[str]:
+    """The fields that a study changes and the configuration's system does not have."""
+    has = dict(_leaves(config))
+    return [key for changes in STUDIES.get(study, {}).values() for key in changes if key not in has]
 
 
 def plan(config: ConfigDict) -> dict[str, dict[Label, list[Run]]]:
@@ -180,6 +229,7 @@ def run(config: ConfigDict, changes: dict[str, Any], seed: int = 0) -> Run:
     new.update_from_flattened_dict(changes)
     new.seed = config.seed + seed
     changed = [f"{key}={_get(new, key)}" for key in sorted(changes) if _get(new, key) != _get(before, key)]
+    changed = [name.replace(" ", "") for name in changed]  # of tuples
     return Run(f"{','.join(changed) or 'unchanged'}/seed{new.seed}", new)
 
 

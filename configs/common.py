@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import ml_collections
 
-from configs import agw, lba, mpanet, saai, sim_baseline
+from configs import agw, lba, mpanet, saai, sim_baseline, wrimnet
 
 Preset = Callable[[ml_collections.ConfigDict], None]
 
@@ -117,6 +117,7 @@ SYSTEMS: dict[str, tuple[Preset, Preset]] = {
     "lba": (lba.released, lambda config: None),
     "lba-baseline": (lba.released, lba.baseline),
     "sim-baseline": (sim_baseline.paper, lambda config: None),
+    "wrimnet": (wrimnet.published, lambda config: None),
 }
 PAPER = {"saai": saai.paper, "agw": agw.paper}  # by config.system
 

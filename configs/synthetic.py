@@ -59,6 +59,8 @@ def change(config) -> None:
         m.mam = ()
     if "non_local" in m:
         m.non_local = (0, 1, 1, 0)
+    if "attention_heads" in m:
+        m.attention_heads = 2  # a divisor of the narrowest stage's channels
     t.epochs, t.warmup, t.milestones = 24, 2, (15, 21)
     t.learning_rate = 2e-3
     if "backbone_factor" in t:  # SGD

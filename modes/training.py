@@ -118,6 +118,8 @@ def train_in(config: ConfigDict, workdir: str, accept_changes: bool = False) -> 
     system = system_of(c, c.model.identities)
     if system.check_batch:
         system.check_batch(index.identity[plan.rows[0]])
+    if system.note:
+        logging.warning("%s", system.note)
     counted = plan.steps_per_epoch
     counts = len(index), c.model.identities, len(plan.rows), counted.min(), counted.max()
     logging.info("%d images of %d identities; %d steps, %d to %d an epoch", *counts)

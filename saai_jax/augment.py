@@ -41,6 +41,24 @@ def pad_crop(
     return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
 
 
+def resized_crop(
+    key: Key[Array, ""], image: Float[Array, "h w c"], *, area: tuple[float, float], aspect: tuple[float, float]
+) -> Float[Array, "h w c"]:
+    """A part of the image at a random place, made as large as the image, linearly between pixels.
+
+    area: the part's share of the image, uniform, at most 1. aspect: its height over width, the image's being 1, uniform
+    in its logarithm; what would be longer than the image is cut.
+    """
+    k_area, k_aspect, k_place = random.split(key, 3)
+    share = random.uniform(k_area, minval=area[0], maxval=area[1])
+    ratio = jnp.exp(random.uniform(k_aspect, minval=jnp.log(aspect[0]), maxval=jnp.log(aspect[1])))
+    side = jnp.minimum(jnp.sqrt(share * jnp.stack([ratio, 1 / ratio])), 1)  # of the image's height and width
+    corner = random.uniform(k_place, (2,)) * (1 - side) * jnp.array(image.shape[:2])
+    return jax.image.scale_and_translate(
+        image, image.shape, (0, 1), 1 / side, -corner / side, method="linear", antialias=False
+    )
+
+
 def grayscale(
     key: Key[Array, ""], image: Float[Array, "h w 3"], *, kind: Grayscale = "channel"
 ) -> Float[Array, "h w 3"]:

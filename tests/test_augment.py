@@ -103,6 +103,45 @@ def test_pad_crop_by_nothing_is_the_identity(seed):
     np.testing.assert_array_equal(augment.pad_crop(jax.random.key(seed), image, 0), image)
 
 
+def test_resized_crop_of_the_whole_is_the_identity():
+    image = picture(0)
+    np.testing.assert_allclose(many(augment.resized_crop, 0, image, area=(1, 1), aspect=(1, 1))[0], image, atol=1e-6)
+
+
+def test_resized_crop_has_the_area_aspect_and_place_that_are_drawn():
+    """Of an image whose channels are the row and the column, each output says where it is from."""
+    h, w = 40, 24
+    ramp = np.stack([*np.meshgrid(np.arange(h) + 0.5, np.arange(w) + 0.5, indexing="ij"), np.ones((h, w))], -1)
+    found = many(augment.resized_crop, 1, np.float32(ramp), area=(0.3, 0.6), aspect=(0.7, 1.3))
+    np.testing.assert_allclose(found[..., 2], 1, atol=1e-5)  # nothing is black
+    inner = found[:, h // 4 : -h // 4, w // 4 : -w // 4]  # the edge's pixels are not a ramp
+    np.testing.assert_allclose(np.diff(inner[..., 0], 2, 1), 0, atol=1e-3)
+    step = np.stack([inner[:, 1, 0, 0] - inner[:, 0, 0, 0], inner[:, 0, 1, 1] - inner[:, 0, 0, 1]], 1)  # side / whole
+    area, aspect = step.prod(1), step[:, 0] / step[:, 1]
+    assert 0.3 - 1e-3 < area.min() < 0.31
+    assert 0.59 < area.max() < 0.6 + 1e-3
+    np.testing.assert_allclose(area.mean(), 0.45, atol=0.01)  # uniform
+    assert 0.7 - 1e-3 < aspect.min() < 0.71
+    assert 1.29 < aspect.max() < 1.3 + 1e-3
+    np.testing.assert_allclose(np.log(aspect).mean(), np.log(0.7 * 1.3) / 2, atol=0.02)
+    first = np.stack([inner[:, 0, 0, 0], inner[:, 0, 0, 1]], 1) - step * (np.array([h // 4, w // 4]) + 0.5)
+    free = (1 - step) * [h, w]
+    place = first / free  # of the corner, between the first and the last possible one
+    assert -1e-2 < place.min() < 0.01
+    assert 0.99 < place.max() < 1.01
+    np.testing.assert_allclose(place.mean(0), 0.5, atol=0.03)
+    assert abs(np.corrcoef(place.T)[0, 1]) < 0.1
+
+
+def test_resized_crop_longer_than_the_image_is_cut():
+    """Of twice the aspect and the whole area, all rows are left and the share 1 / sqrt(2) of the columns."""
+    h, w = 8, 16
+    ramp = np.stack([*np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), np.ones((h, w))], -1)
+    found = many(augment.resized_crop, 0, np.float32(ramp), area=(1, 1), aspect=(2, 2))
+    np.testing.assert_allclose(found[..., 0], np.broadcast_to(ramp[..., 0], found.shape[:3]), atol=1e-5)
+    np.testing.assert_allclose(np.diff(found[:, :, 2:-2, 1], axis=2), 2**-0.5, atol=1e-4)
+
+
 def test_grayscale_takes_each_channel_once_in_eleven():
     image = picture(2)
     choice = which(many(augment.grayscale, 2, image), [*without_colour(image, "channel"), image])

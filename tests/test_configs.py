@@ -211,7 +211,54 @@ SIM_BASELINE = {  # Ours: the paper does not say.
     "train.milestones": ((), {}, "ours"),
     "train.decay": (1.0, {}, "ours"),
 }
-TABLES = {"saai": SAAI, "agw": AGW, "mpanet": MPANET, "lba": LBA, "sim-baseline": SIM_BASELINE}
+# Supplement: WRIM-Net's. Listing: a third party's of its modules. Ours: what the configuration calls unconfirmed.
+WRIMNET = {
+    "data.identities": (8, {"sysu": 4}, "supplement, B"),
+    "data.images": (16, {"sysu": 32}, "supplement, B: 8 and 16 of each modality"),
+    "data.height": (384, {"regdb": 256}, "supplement, B"),
+    "data.width": (144, {}, "supplement, B"),
+    "data.sampler": ("replacement", {}, "ours"),
+    "data.resample": ("bilinear", {}, "ours"),
+    "model.stages": ((3, 4, 6, 3), {}, "listing: ResNet-50"),
+    "model.width": (64, {}, "listing: ResNet-50"),
+    "model.bottleneck": (True, {}, "listing: ResNet-50"),
+    "model.stem_pool": (True, {}, "listing: ResNet-50"),
+    "model.stem_ceil": (True, {}, "listing"),
+    "model.stem_of_modality": (False, {}, "ours"),
+    "model.miim": ((1, 2, 3, 4), {}, "supplement, Table S1"),
+    "model.separate": ((1, 2), {}, "supplement, Table S1"),
+    "model.kernels": ((4, 2, 1, 1), {}, "listing"),
+    "model.reductions": ((2, 2, 4, 4), {}, "listing"),
+    "model.attention_heads": (8, {}, "listing"),
+    "model.keys": ("pooled", {}, "paper, as third parties summarise it"),
+    "model.region": (2, {}, "ours"),
+    "model.norm": ("compressed", {}, "ours"),
+    "model.fusion": ("multiply-sigmoid", {}, "supplement, Table S3"),
+    "model.stripes": (2, {"regdb": 6}, "supplement, B: N of RegDB; listing; LLCM: ours"),
+    "model.auxiliary": (True, {}, "supplement, Table S4"),
+    "model.auxiliary_stripes": (0, {"regdb": 2}, "supplement, B: M of RegDB; listing; LLCM: ours"),
+    "model.feature": ("main", {}, "ours"),
+    "loss.lambda1": (0.5, {}, "supplement, B; of what: ours"),
+    "loss.lambda2": (0.1, {}, "supplement, B; of what: ours"),
+    "loss.margin": (0.3, {}, "supplement, B"),
+    "loss.triplet_levels": (("main", "auxiliary"), {}, "supplement, Eq. 3; main: ours"),
+    "loss.temperature": (0.07, {}, "supplement, B"),
+    "loss.hardest": (4, {}, "ours"),
+    "loss.against": ("both", {}, "ours"),
+    "loss.reduction": ("sum", {}, "supplement, Eq. 1"),
+    "loss.contrastive_levels": (("main", "auxiliary"), {}, "listing: every head has a projection"),
+    "augment.scale": ((0.8, 1.0), {}, "ours"),
+    "augment.aspect": ((0.9, 1.1), {}, "ours"),
+    "augment.grey": (0.3, {}, "ours"),
+    "augment.erasing": (0.5, {}, "ours"),
+    "train.epochs": (140, {}, "supplement, B"),
+    "train.learning_rate": (3.5e-4, {}, "supplement, B"),
+    "train.weight_decay": (5e-4, {}, "supplement, B"),
+    "train.warmup": (0, {}, "ours: none is stated"),
+    "train.milestones": ((80, 120), {}, "supplement, B"),
+    "train.decay": (0.1, {}, "supplement, B"),
+}
+TABLES = {"saai": SAAI, "agw": AGW, "mpanet": MPANET, "lba": LBA, "sim-baseline": SIM_BASELINE, "wrimnet": WRIMNET}
 RECIPES = {name: {**SHARED, **own} for name, own in TABLES.items()}
 RECIPE = RECIPES["saai"]
 # What changes no number: of these sections, only these fields are not in the table.
@@ -222,7 +269,7 @@ FREE = {"model.identities", "model.weights", "train.log_every", "train.save_ever
     "words",
     [
         *("released", "paper", "baseline", "agw", "agw,paper", "agw-base", "caj", "caj,paper"),
-        *("mpanet", "lba", "lba-baseline", "sim-baseline"),
+        *("mpanet", "lba", "lba-baseline", "sim-baseline", "wrimnet"),
     ],
 )
 @pytest.mark.parametrize("name", ["sysu", "regdb", "llcm"])
@@ -256,6 +303,20 @@ def test_defaults_of_functions_are_the_recipe(function, system, section):
     assert defaults == {name: recipe[name] for name in defaults} | ({"mam": ()} if "mam" in defaults else {})
 
 
+def test_what_no_source_of_wrimnet_says_is_called_unconfirmed_where_it_is_met():
+    """Every field whose source is ours, in its line of the configuration and in the document's table."""
+    root = Path(__file__).parent.parent
+    lines = (root / "configs" / "wrimnet.py").read_text().splitlines()
+    document = (root / "docs" / "paper_versus_code.md").read_text().split("## WRIM-Net")[1]
+    ours = [key for key, (*_, source) in WRIMNET.items() if "ours" in source]
+    assert len(ours) > 15
+    for key in ours:
+        assert f"`{key}`" in document, key
+        short = {"data": "c.data", "model": "m", "loss": "s", "augment": "a", "train": "t"}[key.split(".")[0]]
+        named = [line for line in lines if f"{short}.{key.split('.')[1]}" in line]
+        assert not named or any("unconfirmed" in line or "is stated" in line for line in named), key
+
+
 def test_numbers_that_no_field_has():
     """Of the release: random erasing's sizes and shapes, the attention block's width."""
     erase = inspect.signature(augment.erase).parameters
@@ -273,6 +334,7 @@ RATES = {
     "caj": [*AGW_RATES, (50, 99, 0.001)],
     "lba": [*AGW_RATES, (50, 80, 0.001)],
     "mpanet": [(0, 79, 3.5e-4), (80, 119, 3.5e-5), (120, 139, 3.5e-6)],
+    "wrimnet": [(0, 79, 3.5e-4), (80, 119, 3.5e-5), (120, 139, 3.5e-6)],
     "regdb:mpanet": [(0, 109, 3.5e-4), (110, 139, 3.5e-5)],
 }
 
@@ -377,7 +439,9 @@ def test_a_system_without_a_paper_of_its_own_has_no_such_word():
         config("sysu", "mpanet,paper")
 
 
-@pytest.mark.parametrize("words", ["agw", "agw-base", "caj", "mpanet", "lba", "lba-baseline", "sim-baseline"])
+@pytest.mark.parametrize(
+    "words", ["agw", "agw-base", "caj", "mpanet", "lba", "lba-baseline", "sim-baseline", "wrimnet"]
+)
 def test_the_synthetic_set_keeps_its_epochs_for_every_system(words):
     c, saai = config("synthetic", f"tiny,{words}"), config("synthetic", "tiny")
     assert (c.train.epochs, c.model.stages, c.data.identities) == (2, saai.model.stages, saai.data.identities)
@@ -393,14 +457,17 @@ def test_words_that_exclude_each_other_are_refused(words):
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(
     "words",
-    ["", "paper", "baseline", "agw", "agw,paper", "agw-base", "caj", "mpanet", "lba", "lba-baseline", "sim-baseline"],
+    [
+        *("", "paper", "baseline", "agw", "agw,paper", "agw-base", "caj"),
+        *("mpanet", "lba", "lba-baseline", "sim-baseline", "wrimnet"),
+    ],
 )
 def test_every_configuration_can_be_built(name, words):
     """Its fields are the keywords of the system's build."""
     c = config(name, words)
     system = system_of(c, 5)
     params, _ = jax.eval_shape(system.init, jax.random.key(0))
-    classifier = "classifier" if c.system in ("agw", "lba", "sim-baseline") else "shared_classifier"
+    classifier = "classifier" if c.system in ("agw", "lba", "sim-baseline", "wrimnet") else "shared_classifier"
     assert params[classifier]["kernel"].shape[1] == 5
     assert system_of(c, 5) is system  # or every mode of a run would compile it anew
     kept = ConfigDict(json.loads(c.to_json()))  # with lists, as a run's config.json has them

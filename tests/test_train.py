@@ -11,7 +11,7 @@ import pytest
 from saai_jax import optimisers, parallel, train
 from saai_jax.checkpoint import Checkpoints
 from saai_jax.log import MetricsLog, read_metrics
-from saai_jax.systems import agw, lba, mpanet, saai
+from saai_jax.systems import agw, lba, mpanet, saai, wrimnet
 
 SIZE = {"identities": 4, "size": (32, 16), "parts": 3, "stages": (1, 1), "width": 4, "bottleneck": False, "pad": 2}
 SYSTEM = saai.build(**SIZE, teacher_rate=0.2)
@@ -23,6 +23,11 @@ SYSTEMS = {
     "caj": agw.build(**OTHER, triplet="squared", views=2, erasing=0.5, mirror=True),
     "mpanet": mpanet.build(**OTHER, patterns=2),
     "lba": lba.build(**{name: value for name, value in OTHER.items() if name != "pad"}),
+    "wrimnet": wrimnet.build(
+        **{name: value for name, value in OTHER.items() if name != "pad"},
+        **{"miim": (1, 2), "separate": (1,), "kernels": (4, 2), "reductions": (2, 2), "attention_heads": 2},
+        auxiliary_stripes=2,
+    ),
 }
 EVERY = pytest.mark.parametrize("name", SYSTEMS)
 STEPS = 6

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from saai_jax.models.heads import uniform_fan_in
 from saai_jax.models.normalisation import BatchNorm, instance_norm
+
+Keys = Literal["pooled", "self"]
+Fusion = Literal["multiply-sigmoid", "multiply", "add"]
+Norm = Literal["compressed", "input", "none"]
 
 
 class ModalityAttention(nn.Module):
@@ -51,3 +57,72 @@ class NonLocal(nn.Module):
         theta, phi, g = (linear(1, c, name)(x) for name in ("theta", "phi", "g"))
         y = theta * (phi * g).mean((1, 2), keepdims=True)
         return x + BatchNorm(nn.initializers.zeros, name="bn")(linear(c, 1, "w")(y), train)
+
+
+def region_interaction(
+    query: Float[Array, "b n d"], key: Float[Array, "b m d"], value: Float[Array, "b m d"], heads: int
+) -> tuple[Float[Array, "b n d"], Float[Array, "b heads n m"]]:
+    """GRI of WRIM-Net: multi-head attention, softmax(q k / sqrt(d / heads)) v of each head; and its weights, float32.
+
+    heads: divides d.
+    """
+    query, key, value = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
+    score = jnp.einsum("bnhc,bmhc->bhnm", query, key, preferred_element_type=jnp.float32)
+    weight = nn.softmax(score * query.shape[-1] ** -0.5)
+    out = jnp.einsum("bhnm,bmhc->bnhc", weight.astype(value.dtype), value)
+    return out.reshape(*out.shape[:2], -1), weight
+
+
+class Miim(nn.Module):
+    """WRIM-Net's MIIM: compressed, made to interact, restored and fused with its input; no code of it is released.
+
+    Compression: a convolution to c / reduction channels with a stride as large as its kernel, which divides the map.
+    Interaction: `region_interaction` of layer-normalised positions with keys and values of theirs ("self", a third
+    party's listing) or of their averages over windows of region x region ("pooled", as published). Restoration: linear,
+    for fusion "multiply-sigmoid" a sigmoid, nearest upsampling. Unconfirmed: region, and norm, where the normalisation
+    without parameters of the listing stands.
+
+    Gives the map, and how much each compressed position is looked at, 1 on average (of "pooled": its window is).
+    conv: as `resnet.conv`. rows: those whose statistics count, as for BatchNorm.
+    """
+
+    conv: Callable[..., nn.Module]
+    reduction: int
+    kernel: int = 1
+    heads: int = 8
+    keys: Keys = "pooled"
+    region: int = 2
+    fusion: Fusion = "multiply-sigmoid"
+    norm: Norm = "compressed"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool, rows: Bool[Array, b] | None = None
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h2 w2"]]:
+        def linear(y: Array, out: int, name: str, size: int = 1, bias: bool = True) -> Array:
+            how = {"use_bias": bias, "padding": 0, "kernel_init": uniform_fan_in}
+            return self.conv(out, size, size, **how, name=name)(y)
+
+        b, c, k = len(x), x.shape[-1], self.kernel
+        d = c // self.reduction
+        normalised = BatchNorm(affine=False, name="bn")
+        y = linear(normalised(x, train, rows) if self.norm == "input" else x, d, "compress", k)
+        y = normalised(y, train, rows) if self.norm == "compressed" else y
+        grid, side = y.shape[1:3], self.region if self.keys == "pooled" else 1
+        window, end = (side, side), cast(Any, [(0, -n % side) for n in grid])  # the last windows may be smaller
+        pooled = nn.avg_pool(y, window, window, end, count_include_pad=False) if side > 1 else y
+        norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name="norm")
+        query = linear(norm(y), d, "query", bias=False)
+        key, value = jnp.split(linear(norm(pooled), 2 * d, "key_value", bias=False).reshape(b, -1, 2 * d), 2, -1)
+        found, weight = region_interaction(query.reshape(b, -1, d), key, value, self.heads)
+        z = linear(linear(found.reshape(y.shape), d, "project"), c, "restore")
+        z = nn.sigmoid(z) if self.fusion == "multiply-sigmoid" else z
+        z = _upsampled(z, k)
+        looked = (weight.mean((1, 2)) * weight.shape[-1]).reshape(b, *pooled.shape[1:3])
+        # The ReLU of the listing; without the sigmoid a map would have negative values.
+        return nn.relu(x + z if self.fusion == "add" else x * z), _upsampled(looked, side)[:, : grid[0], : grid[1]]
+
+
+def _upsampled(x: Float[Array, "b h w *c"], times: int) -> Float[Array, "b h2 w2 *c"]:
+    """Every position repeated in both directions, as torch's nearest upsampling."""
+    return jnp.repeat(jnp.repeat(x, times, 1), times, 2)

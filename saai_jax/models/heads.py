@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
+
+from saai_jax.models.normalisation import BatchNorm
 
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # U(+-1/sqrt(d)), torch.nn.Linear's
 
@@ -120,6 +124,17 @@ class ModalityBatchNorm(nn.Module):
         if train and not self.is_initializing():
             mean.value, var.value = running
         return y
+
+
+class Projection(nn.Module):
+    """What a contrastive loss compares: d -> d, BatchNorm, ReLU -> 128, of unit length."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b d"], train: bool) -> Float[Array, "b 128"]:
+        linear = functools.partial(nn.Dense, kernel_init=uniform_fan_in)
+        y = linear(x.shape[-1], name="hidden")(x)
+        y = linear(128, name="out")(nn.relu(BatchNorm(name="bn")(y[:, None, None], train)[:, 0, 0]))
+        return y * jax.lax.rsqrt(jnp.maximum(jnp.square(y).sum(1, keepdims=True), 1e-24))
 
 
 def classified(embedding: Float[Array, "b d"], identities: int) -> list[Float[Array, "b k"]]:

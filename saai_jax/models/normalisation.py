@@ -14,16 +14,20 @@ class BatchNorm(nn.Module):
     """torch.nn.BatchNorm2d, momentum 0.1: nn.BatchNorm keeps the biased running variance, torch the unbiased one.
 
     rows: those whose statistics count in training, all by default. With none, the running statistics stay.
+    affine: with a scale and a bias.
     """
 
     scale_init: nn.initializers.Initializer = nn.initializers.ones
+    affine: bool = True
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], train: bool, rows: Bool[Array, b] | None = None
     ) -> Float[Array, "b h w c"]:
         wide, c, n = x.astype(jnp.float32), x.shape[-1:], x.size // x.shape[-1]
-        scale, bias = self.param("scale", self.scale_init, c), self.param("bias", nn.initializers.zeros, c)
+        scale, bias = 1.0, 0.0
+        if self.affine:
+            scale, bias = self.param("scale", self.scale_init, c), self.param("bias", nn.initializers.zeros, c)
         mean = self.variable("batch_stats", "mean", jnp.zeros, c)
         var = self.variable("batch_stats", "var", jnp.ones, c)
         if not train:

@@ -20,17 +20,20 @@ Conv = Callable[..., nn.Module]  # `conv`, with whatever a network sets for all 
 
 def conv(features: int, size: int, stride: int = 1, **how: Any) -> nn.Conv:
     """torch's convolution of an odd size, without bias. how: dtype, conv_general_dilated and others of nn.Conv."""
-    padding = [(size // 2, size // 2)] * 2  # "SAME" pads a strided convolution differently from torch
-    return nn.Conv(features, (size, size), stride, padding, **{"use_bias": False, "kernel_init": kaiming, **how})
+    # "SAME" pads a strided convolution differently from torch.
+    how = {"padding": [(size // 2, size // 2)] * 2, "use_bias": False, "kernel_init": kaiming, **how}
+    return nn.Conv(features, (size, size), stride, **how)
 
 
-def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+def max_pool(x: Float[Array, "b h w c"], ceil: bool = False) -> Float[Array, "b h2 w2 c"]:
     """torch.nn.MaxPool2d(3, 2, 1) of values that are not negative, so that zeros can pad.
 
+    ceil: MaxPool2d(3, 2, ceil_mode=True), fast-reid's: the first window starts at the edge.
     As maxima of slices, of columns and then of rows: CPUs and exporters run these better than a reduced window.
     """
-    h, w = x.shape[1:3]
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    h, w = (n // 2 * 2 if ceil else n for n in x.shape[1:3])
+    before = 0 if ceil else 1
+    x = jnp.pad(x, ((0, 0), (before, 1), (before, 1), (0, 0)))
     x = functools.reduce(jnp.maximum, [x[:, :, j : j + w : 2] for j in range(3)])
     return functools.reduce(jnp.maximum, [x[:, i : i + h : 2] for i in range(3)])
 
@@ -59,19 +62,20 @@ class Block(nn.Module):
 class Stem(nn.Module):
     """The 7x7 convolution of stride 2, and the max pooling, which small pictures can do without.
 
-    rows: those whose statistics count, as for BatchNorm.
+    ceil: how it pools, see `max_pool`. rows: those whose statistics count, as for BatchNorm.
     """
 
     features: int = 64
     pool: bool = True
     conv: Conv = conv
+    ceil: bool = False
 
     @nn.compact
     def __call__(
         self, image: Float[Array, "b h w 3"], train: bool, rows: Bool[Array, b] | None = None
     ) -> Float[Array, "b h2 w2 c"]:
         x = nn.relu(BatchNorm(name="bn1")(self.conv(self.features, 7, 2, name="conv1")(image), train, rows))
-        return max_pool(x) if self.pool else x
+        return max_pool(x, self.ceil) if self.pool else x
 
 
 class Stage(nn.Module):
@@ -159,8 +163,10 @@ class ResNet(nn.Module):
         return getattr(self, f"mam{i}")(x) if i in self.mam else x
 
 
-def map_size(height: int, width: int, stages: int = 4, stem_pool: bool = True) -> tuple[int, int]:
-    """Rows and columns of a ResNet's map of images of this size in pixels.
+def map_size(
+    height: int, width: int, stages: int = 4, stem_pool: bool = True, stem_ceil: bool = False
+) -> tuple[int, int]:
+    """Rows and columns of a ResNet's map of images of this size in pixels. stem_ceil: `Stem.ceil`.
 
     Raises ValueError for images smaller than its stride.
     """
@@ -168,6 +174,8 @@ def map_size(height: int, width: int, stages: int = 4, stem_pool: bool = True) -
     stride = 2 ** (1 + stem_pool + min(stages - 1, 2))
     if min(height, width) < stride:
         raise ValueError(f"images of {height} x {width} pixels are smaller than the backbone's stride of {stride}")
+    if stem_pool and stem_ceil:  # which leaves out the last one of an odd number
+        height, width = ((n + n % 2) // 4 * 4 for n in (height, width))
     return -(-height // stride), -(-width // stride)
 
 

@@ -1,6 +1,6 @@
 """The systems of the papers: each a tuple of pure functions, in a file of its own."""
 
-from saai_jax.systems import agw, lba, mpanet, saai, sim_baseline
+from saai_jax.systems import agw, lba, mpanet, saai, sim_baseline, wrimnet
 
 SYSTEMS = {  # by the name that config.system has
     "saai": saai.build,
@@ -8,6 +8,7 @@ SYSTEMS = {  # by the name that config.system has
     "mpanet": mpanet.build,
     "lba": lba.build,
     "sim-baseline": sim_baseline.build,
+    "wrimnet": wrimnet.build,
 }
 # A tensor that the released checkpoints of a system have, and those of another have not; but LbA's have the names of
 # AGW's base method, so that AGW's non-local blocks alone tell theirs apart: missing for one, unknown to the other.

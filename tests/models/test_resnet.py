@@ -332,17 +332,24 @@ def test_remat_keeps_less():
     assert kept(False) > 3 * kept(True)
 
 
+@pytest.mark.parametrize("ceil", [False, True])
 @pytest.mark.parametrize("shape", [(6, 4), (7, 5), (1, 2)])
-def test_max_pool_is_the_loop_and_the_maximum_has_the_gradient(shape):
+def test_max_pool_is_the_loop_and_the_maximum_has_the_gradient(shape, ceil):
+    """ceil: MaxPool2d(3, 2, ceil_mode=True), whose windows begin at the edge and may end beyond the other one."""
+    shape = (2, 2) if ceil and shape == (1, 2) else shape  # torch refuses the former
     x = np.maximum(normal(0, 2, *shape, 3), 0)  # behind a ReLU: zeros, often several in a window
-    expected = slow_max_pool(np.float64(x), 3, 2, 1)
-    np.testing.assert_array_equal(resnet.max_pool(x), expected)
+    before = 0 if ceil else 1
+    beyond = np.pad(np.float64(x), ((0, 0), *((0, (n + 1) % 2) for n in shape), (0, 0)), constant_values=-np.inf)
+    expected = slow_max_pool(beyond, 3, 2, 0) if ceil else slow_max_pool(np.float64(x), 3, 2, 1)
+    np.testing.assert_array_equal(resnet.max_pool(x, ceil), expected)
     weight, gradient = normal(1, *expected.shape), np.zeros(x.shape)
     for b, i, j, c in np.ndindex(*expected.shape):
-        rows, columns = (range(max(2 * k - 1, 0), min(2 * k + 2, n)) for k, n in zip((i, j), shape, strict=True))
+        rows, columns = (
+            range(max(2 * k - before, 0), min(2 * k - before + 3, n)) for k, n in zip((i, j), shape, strict=True)
+        )
         r, q = next((r, q) for r in rows for q in columns if x[b, r, q, c] == expected[b, i, j, c])
         gradient[b, r, q, c] += weight[b, i, j, c]
-    found = jax.vjp(lambda x: resnet.max_pool(jax.nn.relu(x)), x)[1](weight)[0]
+    found = jax.vjp(lambda x: resnet.max_pool(jax.nn.relu(x), ceil), x)[1](weight)[0]
     np.testing.assert_allclose(found, gradient * (x > 0), rtol=1e-6, atol=1e-6)  # what is 0 has no gradient
 
 
@@ -368,3 +375,15 @@ def test_the_size_of_the_map_is_the_networks(size, stages, stem_pool):
     x = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     y, _ = jax.eval_shape(lambda x: network.init_with_output(jax.random.key(0), x, False), x)
     assert resnet.map_size(*size, len(stages), stem_pool) == y.shape[1:3]
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+@pytest.mark.parametrize("size", [(384, 144), (48, 24), (50, 33), (53, 35)])
+def test_the_size_of_the_map_behind_the_other_pooling(size, stages):
+    """Equal for the published sizes, whose halves are even; smaller where they are odd."""
+    layers = [resnet.Stem(4, ceil=True), *(resnet.Stage(1, 4, 2 if i else 1, False) for i in range(stages))]
+    y = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    for layer in layers:
+        y, _ = jax.eval_shape(lambda y, layer=layer: layer.init_with_output(jax.random.key(0), y, False), y)
+    assert resnet.map_size(*size, stages, True, True) == y.shape[1:3]
+    assert size[0] % 4 or resnet.map_size(*size, stages) == y.shape[1:3]

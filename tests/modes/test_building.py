@@ -77,6 +77,7 @@ def as_agw(state):
 WRAPS = {"tiny": dict, "tiny,mpanet": dict} | dict.fromkeys(
     ("tiny,agw", "tiny,agw-base", "tiny,caj", "tiny,lba", "tiny,lba-baseline"), as_agw
 )
+WRAPS |= {"tiny,wrimnet": dict}  # of our own names, nothing was released
 
 
 @pytest.mark.parametrize("words", WRAPS)
@@ -117,7 +118,7 @@ def test_weights_of_another_system_are_named_and_the_word_that_fits(tmp_path, fi
 
 
 def test_each_systems_mark_is_a_tensor_of_its_own_but_for_agws_and_lbas():
-    assert MARKS.keys() == SYSTEMS.keys() - {"sim-baseline"}  # of which nothing was released
+    assert MARKS.keys() == SYSTEMS.keys() - {"sim-baseline", "wrimnet"}  # of which nothing was released
     alike = {"agw": ["agw", "lba"], "lba": ["agw", "lba"]}  # a whole ResNet for each stem, and one for the rest
     for name in MARKS:
         marked = [mark for mark, tensor in MARKS.items() if tensor in released(f"tiny,{name}")]
@@ -162,7 +163,7 @@ def test_weights_of_another_number_of_identities_say_what_they_fit(tmp_path, wor
     assert "the file tells 5 identities apart, the model 7: train on 5 or from ImageNet's" in str(error.value)
 
 
-@pytest.mark.parametrize("words", ["tiny,agw", "tiny,mpanet", "tiny,lba"])
+@pytest.mark.parametrize("words", ["tiny,agw", "tiny,mpanet", "tiny,lba", "tiny,wrimnet"])
 def test_imagenets_resnet_starts_the_stems_and_the_rest_and_is_no_checkpoint(tmp_path, words):
     config = synthetic.get_config(words)
     prefixes = ("base_resnet.base.", "backbone.")

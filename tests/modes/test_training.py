@@ -43,9 +43,10 @@ def test_an_identity_of_two_splits_is_refused_before_training(tmp_path, monkeypa
     assert message.replace("validation", "val") in capsys.readouterr().out
 
 
-def test_the_loop_is_given_what_the_configuration_says(kept, tmp_path, monkeypatch):
-    """The seed, the rate of every step, how often it saves: with a loop that only takes notes."""
-    c = synthetic.get_config("tiny")
+@pytest.mark.parametrize("words", ["tiny", "tiny,wrimnet"])
+def test_the_loop_is_given_what_the_configuration_says(kept, tmp_path, monkeypatch, caplog, words):
+    """The seed, the rate of every step, how often it saves: with a loop that only takes notes. And a system's note."""
+    c = synthetic.get_config(words)
     c.data.root, c.seed = str(kept[0] / "data"), 7
     t = c.train
     t.epochs, t.learning_rate, t.warmup, t.milestones, t.decay = 5, 0.5, 2, (3, 4), 0.25
@@ -58,6 +59,8 @@ def test_the_loop_is_given_what_the_configuration_says(kept, tmp_path, monkeypat
     monkeypatch.setattr(training.loop, "fit", fit)
     monkeypatch.setattr(training, "initial_state", lambda *_: train.TrainState(np.int32(0), {}, {}, ()))
     training.train_in(c, str(tmp_path))
+    said = [record.message for record in caplog.records if "unconfirmed, docs/paper_versus_code.md" in record.message]
+    assert len(said) == words.count("wrimnet")
     assert given["seed"] == 7
     assert given["every"] == (3, 2, 4)
     assert sorted(set(given["epoch"].tolist())) == [0, 1, 2, 3, 4]

@@ -4,11 +4,13 @@ import functools
 import itertools
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from configs import ablation as plans
 from configs import synthetic
+from modes.building import system_of
 from saai_jax import affinity
 from saai_jax.features.store import Features, FeaturesError, save
 from saai_jax.ranking import ablation, results
@@ -199,8 +201,9 @@ def test_a_study_is_written(tmp_path):
 def test_the_studies_are_the_papers_and_share_their_runs():
     config = plans.get_config().lock()  # as the command line gives it
     plan = plans.plan(config)
-    assert list(plan) == [*plans.STUDIES, "carriers"]
-    assert [*plans.STUDIES, "carriers", *plans.INFERENCES] == list(plans.TITLES) == plans.named(config)
+    assert list(plan) == ["pooling", "losses", "lambda", "parts", "rho1", "rho2", "carriers"]
+    assert [*plan, *plans.INFERENCES] == plans.named(config)
+    assert [*plans.STUDIES, "carriers", *plans.INFERENCES] == list(plans.TITLES)
     carriers = plan.pop("carriers")
     assert [runs[2].folder for runs in carriers.values()] == [f"{word}/seed2" for word in plans.CARRIERS.values()]
     runs = plans.ordered(plan)
@@ -223,6 +226,52 @@ def test_the_studies_are_the_papers_and_share_their_runs():
     one_word = synthetic.get_config("baseline")
     for part in ("model", "loss", "train"):
         assert baseline[part].to_dict() == one_word[part].to_dict()
+
+
+WRIMNET = ["miim-aicl", "miim-blocks", "miim-sharing", "miim-fusion", "auxiliary"]
+
+
+def test_studies_of_another_system_are_those_of_its_word():
+    """WRIM-Net's: its supplement's tables, what it is without its parts, and nothing of SAAI."""
+    config = plans.get_config("wrimnet").lock()
+    assert plans.named(config) == [*WRIMNET, "carriers", *plans.INFERENCES]
+    plan = plans.plan(config)
+    assert list(plan) == [*WRIMNET, "carriers"]
+    del plan["carriers"]
+    assert [len(points) for points in plan.values()] == [4, 8, 3, 3, 2]
+    assert len(plans.ordered(plan)) == 3 * (3 + 6 + 2 + 2 + 1 + 1)  # the full model and the one without MIIM once
+    assert all("unchanged/seed0" in [seeds[0].folder for seeds in points.values()] for points in plan.values())
+    assert plan["miim-blocks"]["1+2"][2].folder == "model.miim=(1,2)/seed2"
+    changed = {name: {label: runs[0].config for label, runs in points.items()} for name, points in plan.items()}
+    assert [c.model.miim for c in changed["miim-blocks"].values()] == [
+        *((), (1,), (2,), (3,), (4,), (1, 2), (3, 4), (1, 2, 3, 4))
+    ]
+    assert [c.model.separate for c in changed["miim-sharing"].values()] == [(), (1, 2, 3, 4), (1, 2)]
+    assert [c.model.fusion for c in changed["miim-fusion"].values()] == ["multiply", "add", "multiply-sigmoid"]
+    assert [c.model.auxiliary for c in changed["auxiliary"].values()] == [False, True]
+    parts = [(bool(c.model.miim), c.model.auxiliary, c.loss.lambda2) for c in changed["miim-aicl"].values()]
+    assert parts == [(False, False, 0.0), (True, False, 0.0), (False, True, 0.1), (True, True, 0.1)]
+    for points in changed.values():
+        for c in points.values():
+            jax.eval_shape(system_of(c, 5).init, jax.random.key(0))  # each can be built
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "fitting"),
+    [
+        ("miim-blocks", "model.miim, which the system 'saai'", "wrimnet"),
+        ("sysu,mpanet,auxiliary", "model.auxiliary, which the system 'mpanet'", "wrimnet"),
+        ("wrimnet,losses", "loss.separation, which the system 'wrimnet'", "saai, baseline"),
+        ("agw,losses,k1", "loss.separation, which the system 'agw'", "saai, baseline"),
+    ],
+)
+def test_a_study_that_does_not_fit_the_system_is_refused(words, field, fitting):
+    config, study = plans.get_config(words), next(word for word in words.split(",") if word in plans.STUDIES)
+    message = f"ablation.studies: '{study}' changes {field} does not have; use a word of those that do: {fitting}$"
+    for refuses in (plans.named, plans.plan):
+        with pytest.raises(ValueError, match=message):
+            refuses(config)
+    assert plans.named(plans.get_config("agw")) == ["carriers", *plans.INFERENCES]
 
 
 def test_what_is_changed_is_counted_from_the_configuration():
