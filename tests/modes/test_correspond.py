@@ -55,9 +55,9 @@ def files(tmp_path):
 def test_positions_in_pixels_of_what_was_moved(config, files, tmp_path, caplog):
     a, b, c = files
     lines = tmp_path / "pairs.csv"
-    lines.write_text(f"{a},{b},occlusion\n\n{a}, {c}, scale\n{b},{a},occlusion\n")
+    lines.write_text(f"\n{a}, {c}, scale\n{b},{a},occlusion\n{c},{a}\n")
     with caplog.at_level("INFO"):
-        correspond.correspond(config, str(tmp_path / "work"), pair=[f"{c},{a}"], pairs=str(lines))
+        correspond.correspond(config, str(tmp_path / "work"), pair=[f"{a},{b},occlusion"], pairs=str(lines))
     assert f"wrote correspondences.json, correspondences.png and coattention.png to {tmp_path / 'work'}" in caplog.text
     for name in ("correspondences.png", "coattention.png"):
         assert Image.open(tmp_path / "work" / name).size[0] in (500, 800)

@@ -37,7 +37,8 @@ def test_equals_the_loop(seed, n, m, mutual, masked, count):
     """Rounded to a tenth, many values are equal."""
     random = np.random.default_rng(seed)
     probability, back = np.round(random.random((n, m)), 1), np.round(random.random((m, n)), 1)
-    masks = {"mask": random.random(n), "target_mask": random.random(m)} if masked else {}
+    drawn = {"mask": np.round(random.random(n), 1), "target_mask": np.round(random.random(m), 1)}
+    masks = drawn if masked else {}
     threshold = random.choice([0.2, 0.5])
     found = strongest(probability, back if mutual else None, count=count, **masks, threshold=threshold)
     expected = slow_strongest(
