@@ -8,6 +8,7 @@ rank: ranks a features file of any program.
 report: writes one page about the run or a features file.
 embed: writes the features of a folder of your own pictures.
 search: ranks one folder of your own pictures against another.
+correspond: draws what two of your own pictures show in common.
 ablate: trains and ranks the studies of configs/ablation.py.
 prepare: packs a data set's images, so that they are read faster.
 doctor: lists what is wrong with a data set on disk.
@@ -39,7 +40,7 @@ from ml_collections import config_flags
 
 from configs import sysu
 from input_pipeline.index import DataError
-from modes import folders, ranking, reporting, studies, training
+from modes import correspond, folders, ranking, reporting, studies, training
 from saai_jax import memory, parallel
 from saai_jax.checkpoint import CheckpointError
 from saai_jax.features import FeaturesError
@@ -73,6 +74,7 @@ MODES = {
     "report": (reporting.report, FILES),
     "embed": (folders.embed, ("pictures", "modality", "identities", "skip_unreadable")),
     "search": (folders.search, ("query", "gallery", "modality", "top", "skip_unreadable")),
+    "correspond": (correspond.correspond, ("pair", "pairs", "modality", "mutual", "mask")),
     "ablate": (studies.ablate, ("features", "accept_changes")),
     "prepare": (training.prepare, ()),
     "doctor": (training.doctor, ()),
@@ -87,10 +89,16 @@ flags.DEFINE_list("features", None, "rank, report, ablate: FILE; RegDB: ten, aft
 flags.DEFINE_string("gallery", None, "rank, report: the gallery's features beside the queries'; search: a folder.")
 flags.DEFINE_string("query", None, "--mode=search: the folder of the query pictures.")
 flags.DEFINE_string("pictures", None, "--mode=embed: the folder of the pictures.")
-flags.DEFINE_enum("modality", "infrared", ["infrared", "visible"], "embed: of the pictures; search: of the queries.")
+flags.DEFINE_enum(
+    "modality", "infrared", ["infrared", "visible"], "embed: of the pictures; search: of the queries; correspond: of A."
+)
 flags.DEFINE_bool("identities", False, "--mode=embed: folders directly below --pictures are named by identity.")
 flags.DEFINE_bool("skip_unreadable", False, "embed, search: leave out pictures that cannot be read.")
 flags.DEFINE_integer("top", 10, "--mode=search: how many images are listed for a query.", lower_bound=1)
+flags.DEFINE_multi_string("pair", [], "--mode=correspond: A,B, two picture files; A,B,GROUP; any number of times.")
+flags.DEFINE_string("pairs", None, "--mode=correspond: a file of lines A,B or A,B,GROUP.")
+flags.DEFINE_bool("mutual", False, "--mode=correspond: leave correspondences that are the strongest both ways.")
+flags.DEFINE_bool("mask", False, "--mode=correspond: leave correspondences between what both masks show.")
 flags.DEFINE_string("columns", "", "rank, report: their names of our fields, embedding=feat,identity=label,...")
 flags.DEFINE_list("infrared_cameras", [], "rank, report: cameras of infrared images, where no modality is stored.")
 flags.DEFINE_bool("accept_changes", False, "train, ablate: go on with a run whose configuration was another.")

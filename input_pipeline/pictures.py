@@ -10,7 +10,7 @@ from absl import logging
 from PIL import Image
 
 from input_pipeline import batches
-from input_pipeline.images import SUFFIXES, Folder, Size, gather_errors, left_behind, opened, shorten
+from input_pipeline.images import SUFFIXES, Folder, Size, decode, gather_errors, left_behind, opened, resize, shorten
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index
 
 UNKNOWN = -1  # the identity of a picture that nobody has named
@@ -112,3 +112,11 @@ def upright(data: bytes) -> bytes:
 def decoded(root: str | os.PathLike, index: Index, rows: np.ndarray, size: Size) -> np.ndarray:
     """u8[* h w 3], the pictures of rows i32[*]. Raises DataError as `images.decode`."""
     return batches.decoded(Pictures(root, index), index, rows, size)
+
+
+def read(path: str | os.PathLike, size: Size) -> np.ndarray:
+    """u8[h w 3], one picture anywhere on disk. DataError: no such file, and as `images.decode`."""
+    if not os.path.isfile(path):  # a pipe would wait forever
+        raise DataError(f"{path}: no such file, expected a picture")
+    with open(path, "rb") as file:
+        return resize(decode(upright(file.read()), os.fspath(path)), size)

@@ -10,6 +10,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from modes.building import inferences, largest, source_of
+from modes.correspond import aligned
 from modes.ranking import evaluated, looked_at, read_features, write_results
 from saai_jax.features import Features
 from saai_jax.ranking import results
@@ -36,6 +37,9 @@ def report(
         index, system, variables, embedding, settings = evaluated(config, workdir)
     setting = largest(settings)
     query, gallery_rows = trial = setting.trials[0]
+    images = Features(embedding, index.identity, index.camera, index.modality, index.path)
+    rules = index.identity[query], index.camera[query], index.identity[gallery_rows], index.camera[gallery_rows]
+    valid = setting.valid(*rules)
     if not features:
         load = functools.partial(source_of(config).pictures, index, "test")
         rows = lists.examples(index.identity, query, gallery_rows)
@@ -45,16 +49,18 @@ def report(
             shown["feature"] = looked_at(system.pooled, variables, load, mapped, index)
         if system.maps:
             shown["attention"] = looked_at(system.maps, variables, load, rows, index)
+        if system.dense:
+            couples = shown["couples"] = lists.matched(images, trial, valid, rows)
+            shown["aligned"] = [aligned(system.dense, variables, load(of), index.modality[of]) for of in couples]
     every = config.copy_and_resolve_references()
     every.inference += ",cosine,sim,k_reciprocal,aim"  # each once, the configured ones first
     methods = {name: (how.distance, how.parameters) for name, how in inferences(every, setting).items()}
-    rules = index.identity[query], index.camera[query], index.identity[gallery_rows], index.camera[gallery_rows]
     page.write_page(
         file,
         results.read(os.path.join(workdir, "results.json")),
-        Features(embedding, index.identity, index.camera, index.modality, index.path),
+        images,
         trial,
-        setting.valid(*rules),
+        valid,
         methods,
         title=": ".join(["saai-jax", setting.dataset, *(os.path.basename(name) for name in features or ())]),
         setting=", ".join(

@@ -8,6 +8,7 @@ from saai_jax import affinity
 from saai_jax.features.store import Features
 from saai_jax.ranking import results
 from saai_jax.report import lists, page, projection
+from saai_jax.report.correspondence import Aligned
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>$\\frac{"
 AIM = {"k1": 4, "k2": 2, "variant": "released"}
@@ -45,6 +46,13 @@ def pictures(rows):
     return made
 
 
+def aligned(random):
+    """Two images of a map of 6 x 3 cells, whose rows sum to one."""
+    probability = random.random((2, 18, 18)).astype(np.float32)
+    mask, coattention = random.random((2, 2, 6, 3)).astype(np.float32)
+    return Aligned(probability / probability.sum(2, keepdims=True), mask, coattention)
+
+
 def document(**extra):
     """Two settings of three rows; `extra` goes into every row."""
     random = np.random.default_rng(2)
@@ -72,6 +80,9 @@ def write(file, *, full=True):
         mapped = projection.people(features.identity, features.modality)
         before = features.embedding[mapped] + 1
         options = dict(pictures=pictures, shown=shown, attention=attention, mapped=mapped, feature=before)
+        couples = lists.matched(features, (query, gallery), valid, shown, 2)
+        random = np.random.default_rng(3)
+        options |= dict(couples=couples, aligned=[aligned(random) for _ in couples])
     options |= {"title": f"Report of {HOSTILE}", "setting": f"first trial of {HOSTILE}", "unique_identities": False}
     missing = {} if full else dict.fromkeys(("cmc", "interval", "identity_interval"))
     page.write_page(file, document(**missing), features, (query, gallery), valid, METHODS, **options)

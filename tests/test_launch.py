@@ -246,6 +246,7 @@ def test_an_unreadable_image_stops_the_run_before_training(run, tmp_path):
         (["--config.train.epoch=3"], 'Did you mean "epochs"'),
         (["--config=configs/regdb.py", "--config.traine.epochs=3"], 'Did you mean "train"'),
         (["--mode=evaluate", "--features=a.npz"], "--features is for --mode=rank, report or ablate, not for evaluate"),
+        (["--mode=search", "--pair=a,b"], "--pair is for --mode=correspond, not for search"),
         (["--config=configs/market.py", "--mode=doctor"], "the doctor examines sysu, regdb, llcm, not market1501"),
         ([TINY, "--config.data.identities=40"], "a batch needs 40 identities, the training set has 8"),
         ([TINY, "--config.data.height=6"], "smaller than the backbone's stride"),
@@ -358,6 +359,7 @@ def test_report_embed_and_search(run, extracted):
     methods = re.findall(r"<h4[^>]*>([^<]+)</h4>", page)  # the configured ones first, then those of every report
     assert methods[:7] == ["cosine", "SGR", "MNNR", "SIM", "k-reciprocal", "AIM", "cosine"]
     assert (folder / "work" / "figures" / "tsne-after.svg").exists()
+    assert page.count('alt="lines between query and match: ') == 3
     infrared, visible = folder / "data" / "cam3", folder / "gallery"
     shutil.copytree(folder / "data" / "cam1", visible)
     picture = next(visible.glob("*/*.jpg"))
@@ -377,6 +379,25 @@ def test_report_embed_and_search(run, extracted):
     lines = (folder / "work" / "ranked-aim.csv").read_text().splitlines()
     assert len(lines) == 1 + 3 * len(made.path)
     assert (folder / "work" / "ranked-cosine.png").stat().st_size > 0
+
+
+def test_what_two_pictures_have_in_common(run):
+    """A pair twice, in a file under its word and as a flag, by the weights of the run."""
+    folder, where, _ = run
+    data, work = folder / "data", folder / "work"
+    infrared = next((data / "cam3").glob("*/*.jpg"))
+    pair = f"{infrared},{next((data / 'cam1' / infrared.parent.name).glob('*.jpg'))}"
+    (folder / "pairs.csv").write_text(f"{pair},viewpoint\n")
+    flags = "--mode=correspond", f"--pair={pair}", f"--pairs={folder / 'pairs.csv'}", "--mutual"
+    printed = launch(*where, f"--workdir={work}", *flags)
+    assert f"wrote correspondences.json, correspondences.png and coattention.png to {work}" in printed
+    found = json.loads((work / "correspondences.json").read_text())
+    alone, grouped = found["pairs"]
+    assert (alone["group"], grouped["group"], alone["matches"]) == ("", "viewpoint", grouped["matches"])
+    assert alone["matches"]
+    assert {m["first"][0] % 8 for m in alone["matches"]} == {4}  # a map of 8 x 4 cells of 64 x 32 pixels
+    for name in ("correspondences.png", "coattention.png"):
+        assert (work / name).stat().st_size > 0
 
 
 def test_official_figures_through_the_command_line(tmp_path):

@@ -60,6 +60,21 @@ def examples(
     return present[:: max(len(present) // number, 1)][:number]
 
 
+def matched(
+    images: Features, trial: Trial, valid: Bool[np.ndarray, "q g"], shown: Int[np.ndarray, k], number: int = 3
+) -> Int[np.ndarray, "m 2"]:
+    """Rows of the first of the queries `shown`, each beside the nearest true match by cosine that is not skipped.
+
+    At most `number`; queries without such a match are passed over. Raises ValueError as `ranked`.
+    """
+    query, gallery = trial
+    same = images.identity[gallery] == images.identity[shown][:, None]
+    distance = np.asarray(cosine(images.embedding[shown], images.embedding[gallery]))
+    distance = np.where(same & valid[_places(query, shown)], distance, np.inf)
+    near = gallery[distance.argmin(1)]
+    return np.stack([shown, near], 1)[np.isfinite(distance.min(1))][:number]
+
+
 def ranked(
     images: Features,
     trial: Trial,

@@ -23,8 +23,20 @@ from saai_jax.features.store import Features
 from saai_jax.files import atomic_write
 from saai_jax.ranking import evaluate, results
 from saai_jax.report import charts, lists, pairs, projection
+from saai_jax.report.correspondence import Aligned, described, strongest
 from saai_jax.report.lists import NAMES, Ranked
-from saai_jax.report.pictures import Pictures, attention_maps, jpeg, overlay, thumbnails
+from saai_jax.report.pictures import (
+    LARGE,
+    Pictures,
+    aligned_overlays,
+    attention_maps,
+    coattention_maps,
+    connected,
+    correspondences,
+    jpeg,
+    overlay,
+    thumbnails,
+)
 
 HERE = Path(__file__).parent
 MODALITIES = {0: "visible", 1: "infrared"}
@@ -51,6 +63,8 @@ def write_page(
     attention: Float[np.ndarray, "k p r c"] | None = None,
     mapped: Int[np.ndarray, m] | None = None,
     feature: Float[np.ndarray, "m d"] | None = None,
+    couples: Int[np.ndarray, "c 2"] | tuple[()] = (),
+    aligned: Sequence[Aligned] = (),
 ) -> None:
     """Writes one page that needs no other file, and each of its figures as PNG and SVG into figures/ beside it.
 
@@ -59,6 +73,7 @@ def write_page(
     shown: its queries to show, by default a few. pictures: of rows of the features, None if only features are known.
     attention: the maps of the rows `shown` that the network shows a person. mapped: images in the t-SNE maps, by
     default of a few identities; feature: their features before the neck, if known; both as `pictures.apply` makes them.
+    couples: rows of queries and of true matches, whose images are `aligned`.
     Raises ValueError for shapes that do not match, and as the distances and `rank_metrics` do.
     """
     file, (query, gallery) = Path(file), trial
@@ -68,7 +83,11 @@ def write_page(
     mapped = projection.people(images.identity, images.modality) if mapped is None else mapped
     if not methods or not len(shown):
         raise ValueError("a report needs at least one method and one query to show")
-    for name, array, rows in (("attention", attention, shown), ("feature", feature, mapped)):
+    for name, array, rows in (
+        ("attention", attention, shown),
+        ("feature", feature, mapped),
+        ("aligned", aligned, couples),
+    ):
         if array is not None and len(array) != len(rows):
             raise ValueError(f"{name} has {len(array)} rows, expected {len(rows)}")
     ranked = {
@@ -109,6 +128,7 @@ def write_page(
         large=functools.partial(_picture, images, large),
         small=functools.partial(_picture, images, small),
         attention=_attention(images, shown, attention, pictures, folder),
+        correspondences=_correspondences(images, couples, aligned, pictures, folder),
         made={key: " ".join(value) if isinstance(value, list) else value for key, value in made.items() if value},
     )
     # A file name that is no Unicode has no other way into the page.
@@ -199,3 +219,32 @@ def _attention(
     drawn = [[overlay(image, part) for part in maps] for image, maps in zip(loaded, attention, strict=True)]
     overlays = [[{"jpeg": jpeg(over, HEIGHT), "range": span} for over, span in maps] for maps in drawn]
     return [{"picture": picture, "maps": maps} for picture, maps in zip(made, overlays, strict=True)]
+
+
+def _correspondences(
+    images: Features,
+    couples: Int[np.ndarray, "c 2"] | tuple[()],
+    aligned: Sequence[Aligned],
+    pictures: Pictures | None,
+    folder: Path,
+) -> list[dict[str, Any]]:
+    """Each query and its true match: masks and co-attention laid over them, and lines between what corresponds."""
+    if not aligned or pictures is None:
+        return []
+    loaded, shape = pictures(np.asarray(couples)), aligned[0].mask.shape[1:]
+    made = [[_picture(images, {}, row) for row in couple] for couple in couples]
+    matches = [strongest(of.probability[0]) for of in aligned]
+    names = [(query["words"], match["words"]) for query, match in made]
+    untitled = [""] * len(made)
+    charts.save(coattention_maps(loaded, aligned, names, untitled), folder, "coattention")
+    charts.save(correspondences(loaded, matches, shape, names, untitled), folder, "correspondences")
+    shown = []
+    for (query, match), pair, of, found in zip(made, loaded, aligned, matches, strict=True):
+        whose = [("query", query)] * 2 + [("match", match)] * 2
+        maps = [
+            {**picture, "jpeg": jpeg(over, HEIGHT), "name": f"{side}: {name}"}
+            for (side, picture), (over, name) in zip(whose, aligned_overlays(pair, of), strict=True)
+        ]
+        lines = {"jpeg": jpeg(connected(pair, found, shape), LARGE), "said": described(found)}
+        shown.append({"query": query["words"], "match": match["words"], "maps": maps, "lines": lines})
+    return shown

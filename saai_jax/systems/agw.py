@@ -232,4 +232,8 @@ def system_of(
     def pooled(variables: Tree, image: Array, modality: Array) -> Array:
         return output_of(variables, image, modality).feature
 
-    return System(init, augmented, loss, optimiser, embed, names, pooled=pooled)
+    def dense(variables: Tree, image: Array, modality: Array) -> Array:
+        given = image, False, modality
+        return cast(Array, model.apply(variables, *given, method=lambda of, *given: of.backbone(*given)))
+
+    return System(init, augmented, loss, optimiser, embed, names, pooled=pooled, dense=dense)

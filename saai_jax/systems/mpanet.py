@@ -130,6 +130,9 @@ def build(
     def output_of(variables: Tree, image: Array) -> Output:
         return cast(Output, model.apply(variables, image, train=False))
 
+    def dense(variables: Tree, image: Array, modality: Array) -> Array:
+        return cast(Array, model.apply(variables, image, False, method=lambda of, *given: of.backbone(*given)))
+
     return System(
         init,
         augmented,
@@ -139,4 +142,5 @@ def build(
         names=NAMES,
         maps=lambda variables, image, modality: output_of(variables, image).mask.reshape(-1, patterns, rows, columns),
         pooled=lambda variables, image, modality: output_of(variables, image).feature,
+        dense=dense,
     )

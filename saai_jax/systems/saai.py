@@ -166,6 +166,9 @@ def build(
         """How much each position belongs to each part, in [0, 1] (Eq. 1)."""
         return nn.sigmoid(output_of(variables, image, modality).similarity).reshape(-1, parts, rows, columns)
 
+    def dense(variables: Tree, image: Array, modality: Array) -> Array:
+        return cast(Array, model.apply(variables, image, False, method=lambda of, *given: of.backbone(*given)))
+
     return System(
         init,
         augmented,
@@ -175,4 +178,5 @@ def build(
         names=names_of(neck),
         maps=maps if pooling == "prototypes" else None,
         pooled=lambda variables, image, modality: output_of(variables, image, modality).feature,
+        dense=dense,
     )

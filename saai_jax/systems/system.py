@@ -41,5 +41,6 @@ class System(NamedTuple):
     names: Names  # our parameters by the names of the original's PyTorch weights
     maps: Callable[[Tree, Array, Array], Float[Array, "b p h w"]] | None = None  # where it looks, for people
     pooled: Features | None = None  # the feature before the neck, for people
+    dense: Callable[[Tree, Array, Array], Float[Array, "b h w c"]] | None = None  # the map that is pooled, for people
     note: str = ""  # what a person should know before training it; logged once
     check_batch: Callable[[np.ndarray], None] | None = None  # identities i32[b]: ValueError if it cannot learn of them

@@ -1,3 +1,4 @@
+import io
 import sys
 
 import numpy as np
@@ -6,7 +7,9 @@ from PIL import Image
 
 from saai_jax.affinity import Nearest
 from saai_jax.report import charts, pictures, projection
+from saai_jax.report.correspondence import Matches, strongest
 from saai_jax.report.pairs import Distances
+from tests import report_run
 
 RANDOM = np.random.RandomState(0)
 
@@ -110,6 +113,61 @@ def test_search_lists():
     assert len(texts[4]) < 80
     with pytest.raises(ValueError, match="do not fit 2 lists of 3"):
         pictures.search_lists(query, images[:, :2], found, ["a", "b"])
+
+
+@pytest.mark.parametrize("size", [(48, 24), (576, 288), (12, 12)])
+def test_lines_connect_the_centres_of_matched_cells_each_in_its_colour(size):
+    """Two matches of a map of 4 x 2, far from each other; the ends and the middle of each line have its hue."""
+    height, width = size
+    matches = Matches(np.array([0, 7]), np.array([1, 6]), np.array([0.9, 0.2]))
+    drawn = pictures.connected(np.full((2, height, width, 3), 128, np.uint8), matches, (4, 2)).astype(int)
+    scale = len(drawn) / height
+    assert drawn.shape[0] == height * max(1, round(288 / height))
+    assert drawn.shape[1] == (2 * width + width // 4) * scale
+    right = width + width // 4
+    for (x, y), (x2, y2), colour in (
+        ((width / 4, height / 8), (right + width * 3 / 4, height / 8), (255, 0, 0)),
+        ((width * 3 / 4, height * 7 / 8), (right + width / 4, height * 7 / 8), (0, 75, 255)),
+    ):
+        for px, py in ((x, y), (x2, y2), ((x + x2) / 2, (y + y2) / 2)):
+            assert np.abs(drawn[int(scale * py), int(scale * px)] - colour).max() < 40
+    assert (drawn[:, int(scale * (width + width // 8))] == 255).all(1).mean() > 0.9  # paper between them
+    none = Matches(*np.zeros((3, 0), int))
+    assert set(np.unique(pictures.connected(np.full((2, 12, 12, 3), 128, np.uint8), none, (4, 2)))) <= {
+        *range(128, 256)
+    }
+
+
+@pytest.mark.filterwarnings("error")
+def test_sheets_of_pairs_say_whose_and_what():
+    random = np.random.default_rng(0)
+    images, aligned = np.full((2, 2, 48, 24, 3), 9, np.uint8), [report_run.aligned(random) for _ in range(2)]
+    matches = [strongest(aligned[0].probability[0]), Matches(*np.zeros((3, 0), int))]
+    names, titles = [("a$\\frac{.jpg", "王"), ("b/" + "long" * 40, "c")], ["scale $", ""]
+    first = pictures.correspondences(images, matches, (6, 3), names, titles)
+    second = pictures.coattention_maps(images, aligned, names, titles)
+    texts = [[text.get_text() for text in figure.axes[0].texts] for figure in (first, second)]
+    assert [of[0] for of in texts] == [r"scale \$"] * 2
+    assert texts[0][1].startswith("a\\$\\frac{.jpg\n\\u738b\n18 correspondences, probability 0.")
+    assert texts[0][2].split("\n")[1:] == ["c", "no correspondence is left"]
+    assert len(texts[0][2].split("\n")[0]) == 60
+    assert [text.split("\n")[-1] for text in texts[1][1:5]] == ["mask", "co-attention", "co-attention", "mask"]
+    sheet = np.asarray(second.axes[0].images[0].get_array())
+    for pair, of in zip(images, aligned, strict=True):
+        for over, name in pictures.aligned_overlays(pair, of):
+            assert name in ("mask", "co-attention")
+            assert any(
+                (sheet[y : y + 48, x : x + 24] == over).all()
+                for y, x in np.ndindex(len(sheet) - 47, len(sheet[0]) - 23)
+                if (sheet[y, x] == over[0, 0]).all()
+            )
+    first_mask, _, _, second_mask = pictures.aligned_overlays(images[0], aligned[0])
+    np.testing.assert_array_equal(first_mask[0], pictures.overlay(images[0, 0], aligned[0].mask[0])[0])
+    np.testing.assert_array_equal(second_mask[0], pictures.overlay(images[0, 1], aligned[0].mask[1])[0])
+    for figure in (first, second):
+        figure.savefig(io.BytesIO())
+    with pytest.raises(ValueError, match="shorter"):
+        pictures.coattention_maps(images, aligned, names, titles[:1])
 
 
 def test_a_network_sees_the_pictures_in_parts():

@@ -108,7 +108,9 @@ def test_structure(written):
     queries = 3 if pictured else 6
     assert methods == [(f"query-{q}", first) for q in range(1, queries + 1) for first in (True, False, False, False)]
     assert [t for _, t in found.all("h4")][:4] == ["cosine", "SIM", "k-reciprocal", "AIM"]
-    assert ("Attention maps" in [t for _, t in found.all("h2")]) == pictured
+    for name in ("Attention maps", "Correspondences"):
+        assert (name in [t for _, t in found.all("h2")]) == pictured
+        assert (name in [t for _, t in found.all("a")]) == pictured
     if not pictured:
         assert len(found.all("img")) == 5
         assert any(report_run.HOSTILE in text for _, text in found.all("bdi"))
@@ -116,13 +118,15 @@ def test_structure(written):
 
 def test_figures_and_pictures(written):
     pictured, file = written
-    full = [*FIGURES, "cmc-2", "ranked", "attention"]
+    full = [*FIGURES, "cmc-2", "ranked", "attention", "coattention", "correspondences"]
     names = full if pictured else [name for name in FIGURES if name != "tsne-before"]
     assert {f.name for f in (file.parent / "figures").iterdir()} == {f"{n}.{s}" for n in names for s in ("png", "svg")}
     for attributes, _ in Document(file.read_text()).all("img"):
         kind, content = attributes["src"].split(";base64,")
         content = base64.b64decode(content, validate=True)
-        if kind == "data:image/jpeg":
+        if attributes["alt"].startswith("lines between"):
+            assert Image.open(io.BytesIO(content)).size == (6 * (2 * 24 + 24 // 4), 6 * 48)
+        elif kind == "data:image/jpeg":
             assert Image.open(io.BytesIO(content)).size[1] in (48, 72)
         else:
             assert content.startswith(b"<?xml")
@@ -170,6 +174,35 @@ def test_lists_are_the_rankings(full):
         assert float(correction) == pytest.approx(plain[g] - 1 - revised[g], abs=1e-3)
 
 
+def test_correspondences_of_queries_and_their_nearest_true_matches(full):
+    """Pairs by a loop, the same filters as the ranking's; of each a line of alternatives that says what is seen."""
+    images = report_run.images()
+    trial, valid = report_run.trial(images)
+    shown = lists.examples(images.identity, *trial, 3)
+    found = lists.matched(images, trial, valid, shown, 2)
+    expected = []
+    for row in shown[:2]:
+        right = [
+            (float(cosine(images.embedding[row][None], images.embedding[g][None])[0, 0]), g)
+            for g, may in zip(trial[1], valid[trial[0].tolist().index(row)], strict=True)
+            if may and images.identity[g] == images.identity[row]
+        ]
+        expected.append([row, min(right)[1]])
+    np.testing.assert_array_equal(found, expected)
+    alone = valid & (images.identity[trial[0]] != images.identity[shown[0]])[:, None]
+    np.testing.assert_array_equal(lists.matched(images, trial, alone, shown, 1)[:, 0], shown[1:2])
+    alts = [a["alt"] for a, _ in Document(full.read_text()).all("img")]
+    start = next(i for i, alt in enumerate(alts) if alt.startswith("query: mask"))
+    sides = ["query: mask", "query: co-attention", "match: co-attention", "match: mask"]
+    for n, rows in enumerate(expected):
+        of = alts[start + 5 * n :]
+        for alt, side, row in zip(of, sides, np.repeat(rows, 2), strict=False):
+            words = f"identity {images.identity[row]}, camera {images.camera[row]}"
+            assert alt.startswith(f"{side}, {words}, ")
+            assert alt.endswith(str(images.path[row]))
+        assert of[4].startswith("lines between query and match: 18 correspondences, probability 0.")
+
+
 def test_table_has_intervals_and_curves_their_rows(full, bare):
     found = Document(full.read_text())
     soft = [text for attributes, text in found.all("span") if attributes.get("class") == "soft"]
@@ -199,6 +232,7 @@ def test_what_does_not_match_is_refused(tmp_path):
         ({"shown": trial[1][:1]}, f"row {trial[1][0]} is to be shown and is no query"),
         ({"attention": np.zeros((1, 2, 6, 3))}, "attention has 1 rows, expected 6"),
         ({"feature": np.zeros((1, 2))}, "feature has 1 rows, expected 60"),
+        ({"aligned": [None]}, "aligned has 1 rows, expected 0"),
         ({"shown": trial[0][:0]}, "at least one method and one query"),
     ):
         with pytest.raises(ValueError, match=message):
