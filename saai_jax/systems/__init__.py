@@ -8,6 +8,7 @@ SYSTEMS = {  # by the name that config.system has
     "mpanet": mpanet.build,
     "sim-baseline": sim_baseline.build,
 }
+ONE_MODALITY = ("lba",)  # never look at an image's modality, and learn from visible images alone
 # A tensor that the released checkpoints of a system have, and those of another have not.
 MARKS = {
     "saai": "attn_pool.part_tokens",
