@@ -15,6 +15,11 @@ def shared_identity(logits: Float[Array, "b k"], identity: Int[Array, b]) -> Flo
     return cross_entropy(logits, identity).mean()
 
 
+def parts_identity(logits: Float[Array, "b p k"], identity: Int[Array, b]) -> Float[Array, ""]:
+    """Cross entropy of each part's own classifier, a mean over the batch, summed over the parts (PCB, Section 3.1)."""
+    return jax.vmap(shared_identity, (1, None))(logits, identity).sum()
+
+
 def specific_identity(own: Float[Array, "b k"], identity: Int[Array, b], modality: Int[Array, b]) -> Float[Array, ""]:
     """L_sp: cross entropy of each row by its own modality's classifier, a mean per modality, summed."""
     loss = cross_entropy(own, identity)
