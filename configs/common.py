@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import ml_collections
 
-from configs import agw, mpanet, saai, sim_baseline
+from configs import agw, lba, mpanet, saai, sim_baseline
 
 Preset = Callable[[ml_collections.ConfigDict], None]
 
@@ -121,6 +121,8 @@ SYSTEMS: dict[str, tuple[Preset, Preset]] = {
     "agw-base": (agw.released, agw.base),
     "caj": (agw.caj, lambda config: None),
     "mpanet": (mpanet.released, lambda config: None),
+    "lba": (lba.released, lambda config: None),
+    "lba-baseline": (lba.released, lba.baseline),
     "sim-baseline": (sim_baseline.paper, lambda config: None),
 }
 PAPER = {"saai": saai.paper, "agw": agw.paper}  # by config.system

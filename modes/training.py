@@ -133,6 +133,8 @@ def train_in(config: ConfigDict, workdir: str, accept_changes: bool = False) -> 
     plan = plan_of(index, c.data.sampler, **shape)
     c.model.identities = int(index.labels().max()) + 1
     system = system_of(c, c.model.identities)
+    if system.check_batch:
+        system.check_batch(index.identity[plan.rows[0]])
     counted = plan.steps_per_epoch
     counts = len(index), c.model.identities, len(plan.rows), counted.min(), counted.max()
     logging.info("%d images of %d identities; %d steps, %d to %d an epoch", *counts)

@@ -1,4 +1,4 @@
-"""Losses of distances: images of an identity closer to each other than to those of others (AGW, CAJ)."""
+"""Losses of distances: images of an identity closer to each other than to those of others (AGW, CAJ, LbA)."""
 
 from __future__ import annotations
 
@@ -71,3 +71,30 @@ def squared_difference(
     positive, negative = weighted_distances(feature, identity, variant=variant)
     square = jnp.minimum(jnp.square(positive - negative), most)
     return jax.nn.softplus(jnp.where(positive > negative, square, -square)).mean()
+
+
+def dense(
+    x: Float[Array, "b h w c"],
+    positive: Float[Array, "b h w c"],
+    negative: Float[Array, "b h w c"],
+    *,
+    margin: float = 0.3,
+) -> Float[Array, "b h w"]:
+    """LbA's relu(d+ - d- + margin) of each position's distances to two reconstructions, before any weight.
+
+    As PyTorch's triplet loss it adds 1e-6 to every component of a difference.
+    """
+    far, near = (jnp.linalg.norm(x - other + 1e-6, axis=-1) for other in (positive, negative))
+    return jax.nn.relu(far - near + margin)
+
+
+def attended(
+    loss: Float[Array, "b h w"], coattention: Float[Array, "b h w"], *, cross_batch: bool = False
+) -> Float[Array, ""]:
+    """Mean of `dense`, each position weighted by its co-attention (LbA).
+
+    cross_batch: each image's loss is weighted by the co-attention of every image, as PyTorch 1.7 computed the release.
+    """
+    if cross_batch:  # of all pairs of images, without an array of them
+        return (coattention.mean(0) * loss.mean(0)).mean()
+    return (coattention * loss).mean()

@@ -118,26 +118,45 @@ class ResNet(nn.Module):
     non_local: Sequence[int] = ()
     stem_of_modality: bool = False
 
-    @nn.compact
-    def __call__(
-        self, image: Float[Array, "b h w 3"], train: bool, modality: Int[Array, b] | None = None
-    ) -> Float[Array, "b h2 w2 c"]:
+    def setup(self) -> None:
+        for name in ("visible_stem", "infrared_stem") if self.stem_of_modality else ("stem",):
+            setattr(self, name, Stem(self.width, self.stem_pool, self.conv))
         attention = nn.remat(ModalityAttention) if self.remat else ModalityAttention
-        stem = functools.partial(Stem, self.width, self.stem_pool, self.conv)
-        if self.stem_of_modality:
-            # Each sees all rows and counts its own: any mix of modalities is one program.
-            visible, infrared = (
-                stem(name=f"{name}_stem")(image, train, modality == m) for m, name in enumerate(("visible", "infrared"))
-            )
-            x = jnp.where((modality == 0)[:, None, None, None], visible, infrared)
-        else:
-            x = stem(name="stem")(image, train)
         after = self.non_local or [0] * len(self.stages)
         for i, depth in enumerate(self.stages, 1):
             how = self.width * 2 ** (i - 1), 2 if i in (2, 3) else 1, self.bottleneck, self.conv, self.remat
-            x = Stage(depth, *how, after[i - 1], name=f"layer{i}")(x, train)
-            x = attention(self.conv, name=f"mam{i}")(x) if i in self.mam else x
+            setattr(self, f"layer{i}", Stage(depth, *how, after[i - 1]))
+            if i in self.mam:
+                setattr(self, f"mam{i}", attention(self.conv))
+
+    def __call__(
+        self, image: Float[Array, "b h w 3"], train: bool, modality: Int[Array, b] | None = None
+    ) -> Float[Array, "b h2 w2 c"]:
+        return self.upper(self.lower(image, train, modality), train)
+
+    def lower(
+        self, image: Float[Array, "b h w 3"], train: bool, modality: Int[Array, b] | None = None
+    ) -> Float[Array, "b h2 w2 c"]:
+        """The map before the last stage: of the stems and the other stages."""
+        if self.stem_of_modality:
+            # Each sees all rows and counts its own: any mix of modalities is one program.
+            visible, infrared = (
+                stem(image, train, modality == m) for m, stem in enumerate((self.visible_stem, self.infrared_stem))
+            )
+            x = jnp.where((modality == 0)[:, None, None, None], visible, infrared)
+        else:
+            x = self.stem(image, train)
+        for i in range(1, len(self.stages)):
+            x = self._staged(x, i, train)
         return x
+
+    def upper(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w d"]:
+        """The last stage of a map before it."""
+        return self._staged(x, len(self.stages), train)
+
+    def _staged(self, x: Float[Array, "b h w c"], i: int, train: bool) -> Float[Array, "b h2 w2 d"]:
+        x = getattr(self, f"layer{i}")(x, train)
+        return getattr(self, f"mam{i}")(x) if i in self.mam else x
 
 
 def map_size(height: int, width: int, stages: int = 4, stem_pool: bool = True) -> tuple[int, int]:

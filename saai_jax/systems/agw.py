@@ -41,17 +41,27 @@ class Network(nn.Module):
     backbone: nn.Module
     pooling: Pooling
 
-    @nn.compact
-    def __call__(self, image: Float[Array, "b h w 3"], modality: Int[Array, b], train: bool) -> Output:
-        x = cast(Any, self.backbone)(image, train, modality)
-        feature = heads.gem(x) if self.pooling == "gem" else x.astype(jnp.float32).mean((1, 2))
+    def setup(self) -> None:
         around_one = lambda *how: 1 + nn.initializers.normal(0.01)(*how)  # noqa: E731
-        neck = heads.ModalityBatchNorm(1, around_one, name="neck")
-        embedding = neck(feature, jnp.zeros_like(modality), train=train)
-        classifier = nn.Dense(
-            self.identities, use_bias=False, kernel_init=nn.initializers.normal(0.001), name="classifier"
-        )
-        return Output(feature, embedding, classifier(embedding))
+        self.neck = heads.ModalityBatchNorm(1, around_one)
+        self.classifier = nn.Dense(self.identities, use_bias=False, kernel_init=nn.initializers.normal(0.001))
+
+    def __call__(self, image: Float[Array, "b h w 3"], modality: Int[Array, b], train: bool) -> Output:
+        return self.head(self.upper(self.lower(image, modality, train), train), train)
+
+    def lower(self, image: Float[Array, "b h w 3"], modality: Int[Array, b], train: bool) -> Float[Array, "b h2 w2 c"]:
+        """The backbone's map before its last stage."""
+        return cast(resnet.ResNet, self.backbone).lower(image, train, modality)
+
+    def upper(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w d"]:
+        """The backbone's last stage."""
+        return cast(resnet.ResNet, self.backbone).upper(x, train)
+
+    def head(self, x: Float[Array, "b h w c"], train: bool) -> Output:
+        """What follows the backbone's map."""
+        feature = heads.gem(x) if self.pooling == "gem" else x.astype(jnp.float32).mean((1, 2))
+        embedding = self.neck(feature, jnp.zeros(len(x), jnp.int32), train=train)
+        return Output(feature, embedding, self.classifier(embedding))
 
 
 def exchanged(key: Array, image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
@@ -92,8 +102,8 @@ def two_views(key: Array, batch: Batch, pad: int, erasing: float) -> Batch:
     return cast(Batch, {**taken, "image": image})
 
 
-def names_of(non_local: tuple[int, ...], stages: tuple[int, ...]) -> Names:
-    """What our parameters are called in the released checkpoints."""
+def names_of(non_local: tuple[int, ...], stages: tuple[int, ...], two_stems: bool = True) -> Names:
+    """What our parameters are called in the released checkpoints; one stem is their ResNet's own, which they ignore."""
     parts = {"theta": "theta", "phi": "phi", "g": "g.0", "w": "W.0", "bn": "W.1"}
     stems = {"visible": "visible_module.visible.", "infrared": "thermal_module.thermal."}
     return Names(
@@ -115,7 +125,10 @@ def names_of(non_local: tuple[int, ...], stages: tuple[int, ...]) -> Names:
             r"base_resnet\.base\.(conv|bn)1\..+",
         ),
         zeros=("bottleneck.bias",),
-        imagenet=((r"(?:conv1|bn1)\..+", tuple(stems.values())), (r"layer\d\..+", ("base_resnet.base.",))),
+        imagenet=(
+            (r"(?:conv1|bn1)\..+", tuple(stems.values()) if two_stems else ("base_resnet.base.",)),
+            (r"layer\d\..+", ("base_resnet.base.",)),
+        ),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict
 
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
@@ -40,3 +41,6 @@ class System(NamedTuple):
     names: Names  # our parameters by the names of the original's PyTorch weights
     maps: Callable[[Tree, Array, Array], Float[Array, "b p h w"]] | None = None  # where it looks, for people
     pooled: Features | None = None  # the feature before the neck, for people
+    check_batch: Callable[[np.ndarray], None] | None = (
+        None  # identities i32[b] -> ValueError if it cannot learn of them
+    )
