@@ -123,6 +123,8 @@ SYSTEMS: dict[str, tuple[Preset, Preset]] = {
     "mpanet": (mpanet.released, lambda config: None),
     "lba": (lba.released, lambda config: None),
     "lba-baseline": (lba.released, lba.baseline),
+    "pcb": (lba.released, lba.pcb_baseline),
+    "pcb-lba": (lba.released, lba.pcb),
     "sim-baseline": (sim_baseline.paper, lambda config: None),
 }
 PAPER = {"saai": saai.paper, "agw": agw.paper}  # by config.system

@@ -250,8 +250,6 @@ def test_an_unreadable_image_stops_the_run_before_training(run, tmp_path):
             ["--config=configs/custom.py", "--mode=doctor"],
             "the doctor examines sysu, regdb, llcm, market1501, dukemtmc, ",
         ),
-        (["--config=configs/market.py", "--mode=doctor"], "zheng-lab.cecs.anu.edu.au/Project/project_reid.html"),
-        (["--config=configs/market.py"], "has visible images alone, and the system 'saai' learns from two modalities"),
         ([TINY, "--config.data.identities=40"], "a batch needs 40 identities, the training set has 8"),
         ([TINY, "--config.data.height=6"], "smaller than the backbone's stride"),
         ([TINY, "--config.inference=cosin"], "'cosin' is none of cosine, euclidean, aim"),

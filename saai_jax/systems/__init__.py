@@ -9,7 +9,7 @@ SYSTEMS = {  # by the name that config.system has
     "lba": lba.build,
     "sim-baseline": sim_baseline.build,
 }
-ONE_MODALITY = ("lba",)  # never look at an image's modality, and learn from visible images alone
+ONE_MODALITY = ("lba",)  # can also learn from visible images alone
 # A tensor that the released checkpoints of a system have, and those of another have not. LbA's has AGW's names, those
 # of its base method: what tells them apart are AGW's non-local blocks, which their tables of names miss or refuse.
 MARKS = {

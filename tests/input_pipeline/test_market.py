@@ -161,7 +161,7 @@ def test_published_sizes_pass_and_a_lost_match_is_warned_of(warned):
     assert len(warned) == 1
 
 
-def test_identities_held_out_are_ranked_by_the_rule_of_the_cameras(tree):
+def test_identities_held_out_are_ranked_by_the_rule_of_the_cameras(tree, warned):
     """Every tenth identity, the last of fewer; the first image of each camera is a query, and never its own match."""
     for name in ("0007_c3s1_000001_00.jpg", "0007_c6s1_000002_00.jpg"):
         (tree / "bounding_box_train" / name).touch()
@@ -182,5 +182,12 @@ def test_identities_held_out_are_ranked_by_the_rule_of_the_cameras(tree):
     )
     assert valid.tolist() == [[False, False, True, True], [True, True, False, False]]
     embedding = np.float32([[1, 0], [0, 1], [1, 0], [0, 1]])  # both cameras' first images, and both second ones
+    (tree / "bounding_box_train/0002_c4s1_000451_03.jpg").unlink()
+    c.data.validation, c.data.skip_incomplete = False, True
+    train, _ = source_of(c).training(c.data.sampler, c.data.images)
+    assert (set(train.identity.tolist()), warned) == (
+        {7},
+        ["1 identities with too little for the sampler cameras are left out: [2]"],
+    )
     found = row(setting, validation, embedding, "cosine", COSINE)
     assert (found["queries"], found["rank1"]) == (2, 100.0)
