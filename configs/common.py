@@ -17,7 +17,7 @@ Preset = Callable[[ml_collections.ConfigDict], None]
 
 
 def fields(dataset: str) -> ml_collections.ConfigDict:
-    """What every system has, for a data set: sysu, regdb, llcm; to rank only: market1501, dukemtmc, custom."""
+    """What every system has, for a data set: sysu, regdb, llcm, market1501, dukemtmc; to rank only: custom."""
     c = ml_collections.ConfigDict()
     c.seed = 0
     c.on_nonfinite = "stop"  # or skip: leave out and count steps whose loss or gradient is not finite
@@ -106,6 +106,13 @@ def report(field: str, value: str) -> Preset:
     return preset
 
 
+def visible_alone(config: ml_collections.ConfigDict) -> None:
+    """For a data set of visible images: cameras take the place of modalities, and there is one stem."""
+    config.data.sampler = "cameras"
+    if "stem_of_modality" in config.model:
+        config.model.stem_of_modality = False
+
+
 # The words that choose a system: its numbers for config.dataset, and what is changed after the data set's file.
 SYSTEMS: dict[str, tuple[Preset, Preset]] = {
     "saai": (saai.released, lambda config: None),
@@ -116,6 +123,8 @@ SYSTEMS: dict[str, tuple[Preset, Preset]] = {
     "mpanet": (mpanet.released, lambda config: None),
     "lba": (lba.released, lambda config: None),
     "lba-baseline": (lba.released, lba.baseline),
+    "pcb": (lba.released, lba.pcb_baseline),
+    "pcb-lba": (lba.released, lba.pcb),
     "sim-baseline": (sim_baseline.paper, lambda config: None),
     "wrimnet": (wrimnet.published, lambda config: None),
 }

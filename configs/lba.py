@@ -1,4 +1,4 @@
-"""LbA's numbers for a data set: the released ones, and those of its baseline."""
+"""LbA's numbers for a data set: the released ones, those of its baseline, and PCB with and without it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ def released(c: ml_collections.ConfigDict) -> None:
     m = c.model
     m.stages, m.width, m.bottleneck = (3, 4, 6, 3), 64, True  # ResNet-50
     m.stem_pool = True  # the max pooling after the first convolution
+    m.stem_of_modality = True  # a stem for each modality; False where there is one
+    m.head = "gem"  # or pcb: six stripes, each with a classifier of its own
 
     c.loss = s = ml_collections.ConfigDict()
-    s.margin = 0.3  # of the batch-hard triplet loss
+    s.triplet = True  # L_ID has a batch-hard triplet loss beside the cross entropy
+    s.margin = 0.3  # of it
     s.consistency, s.dense = 1.0, 0.5  # weights of L_IC and L_DT; without both there is no CMAlign
     s.dense_margin = 0.3
     s.cross_batch = False  # True: as PyTorch 1.7 computed the release (docs/paper_versus_code.md)
@@ -33,3 +36,14 @@ def released(c: ml_collections.ConfigDict) -> None:
 def baseline(c: ml_collections.ConfigDict) -> None:
     """Its baseline: cross entropy and batch-hard triplet loss alone."""
     c.loss.consistency = c.loss.dense = 0.0
+
+
+def pcb(c: ml_collections.ConfigDict) -> None:
+    """PCB's stripes (ECCV 2018) learn with CMAlign, by cross entropy as PCB's paper has it (LbA, supplement S2)."""
+    c.model.head, c.loss.triplet = "pcb", False
+
+
+def pcb_baseline(c: ml_collections.ConfigDict) -> None:
+    """PCB alone."""
+    pcb(c)
+    baseline(c)

@@ -4,8 +4,9 @@
 
 Measured, seed 0: docs/synthetic.md has the table and what it was measured on.
 
-Presets: tiny or large draw another size; regdb or llcm write and read that layout instead; singleshot, multishot, all,
-indoor choose what is reported; released (default) or paper; baseline is the paper's of Table 3; the words of
+Presets: tiny or large draw another size; regdb or llcm write and read that layout instead, market Market-1501's, of
+visible images for the words lba, lba-baseline, pcb and pcb-lba; singleshot, multishot, all, indoor choose what is
+reported; released (default) or paper; baseline is the paper's of Table 3; the words of
 docs/systems.md are other systems.
 """
 
@@ -31,6 +32,12 @@ def layout(name: str) -> common.Preset:
     return preset
 
 
+def market(config) -> None:
+    """Market-1501's folders and protocol, visible images alone."""
+    layout("market1501")(config)
+    common.visible_alone(config)
+
+
 def tiny(config) -> None:
     """Seconds instead of minutes: shows that everything runs, and learns nothing worth reporting."""
     size("tiny", 48, 24)(config)
@@ -46,6 +53,7 @@ PRESETS = {
     "large": size("large", 288, 144),
     "regdb": layout("regdb"),
     "llcm": layout("llcm"),
+    "market": market,
 }
 
 

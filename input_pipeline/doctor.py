@@ -14,17 +14,19 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from input_pipeline import llcm, regdb, sysu
+from input_pipeline import llcm, market, regdb, sysu
 from input_pipeline.images import FORMATS, SUFFIXES, Folder, decode, gather_errors, left_behind, shorten
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index
 from input_pipeline.lists import NUMBER
+from input_pipeline.sampling import of_one_camera
 
-DATASETS = {"sysu": sysu, "regdb": regdb, "llcm": llcm}
-# Where pictures are; the folder that one is in is named by its identity, in all three.
+DATASETS = {"sysu": sysu, "regdb": regdb, "llcm": llcm, "market1501": market, "dukemtmc": market}
+# Where pictures are that some split should have: all but the junk of Market-1501, whose names begin with -1.
 PICTURES = {
     "sysu": ("cam[1-6]/*/*",),
     "regdb": ("Visible/*/*", "Thermal/*/*"),
     "llcm": ("vis/*/*", "nir/*/*", "test_vis/cam?/*/*", "test_nir/cam?/*/*"),
+    **dict.fromkeys(market.DATASETS, tuple(f"{folder}/[!-]*" for folder in market.FOLDERS)),
 }
 INFRARED_FOLDERS = ("Thermal", "nir", "test_nir", *(f"cam{camera}" for camera in sysu.INFRARED_CAMERAS))
 NAMES = {VISIBLE: "visible", INFRARED: "infrared"}
@@ -55,16 +57,17 @@ def examine(dataset: str, root: str | os.PathLike, **options) -> list[str]:
         return [problem]
     found: list[str] = []
     published = options.pop("published", True)
+    named = {"dataset": dataset} if module is market else {}  # of two that share a reader
     indices: dict[str, Index] = {}
     for split in module.SPLITS:
-        read = functools.partial(module.read_index, root, published=published, found=found, **options)
+        read = functools.partial(module.read_index, root, published=published, found=found, **{**options, **named})
         for index in filter(len, gather_errors(read, [split], found)):
             indices[split] = index
-            found += _modality_problems(index, split)
+            found += _camera_problems(index, split) if module is market else _modality_problems(index, split)
     found += overlaps(indices)
     if "test" in indices:
         where = [options.get("split_dir") or root / "exp"] if module is sysu else []
-        found += _protocol_problems(functools.partial(module.settings, indices["test"], *where), published)
+        found += _protocol_problems(functools.partial(module.settings, indices["test"], *where, **named), published)
     examined, unlisted = dict(indices), _unlisted(root, dataset, indices)
     if len(unlisted) and not _faulty(found):
         found.append(f"warning: {root}: images that no split has: {shorten(unlisted.path)}")
@@ -97,8 +100,7 @@ def misplaced(root: str | os.PathLike, module: ModuleType) -> str:
         if found := next(filter(known, [*near, root.resolve().parent]), None):
             return f"{root}: has none of {shorten(wanted.values())}; {found} looks like it: --config.data.root={found}"
         said = f"has none of {shorten(wanted.values())}"
-    examined = " and examine it with --mode=doctor" if module in DATASETS.values() else ""
-    what = f"{root}: {said}; name your folder with --config.data.root=DIR{examined}"
+    what = f"{root}: {said}; name your folder with --config.data.root=DIR and examine it with --mode=doctor"
     return f"{what}\n{module.APPLY}. Expected layout: {module.LAYOUT}"
 
 
@@ -123,6 +125,7 @@ def _unlisted(root: Path, dataset: str, indices: dict[str, Index]) -> Index:
     found = (file.relative_to(root).as_posix() for file in pictures if file.is_file())
     paths = sorted(path for path in found if path not in listed)
     folders = [PurePath(path).parent.name for path in paths]
+    # Of Market-1501 no folder says whose a picture is; the reader has named what it could not read.
     identity = [int(name) if NUMBER.fullmatch(name) else -1 for name in folders]
     infrared = [path.split("/", 1)[0] in INFRARED_FOLDERS for path in paths]
     return Index(np.array(paths), np.array(identity), np.ones(len(paths)), np.array(infrared))
@@ -145,6 +148,12 @@ def _modality_problems(index: Index, split: str) -> list[str]:
                 f"which a sampler of {SAMPLED} + {SAMPLED} without replacement drops or refuses"
             )
     return problems
+
+
+def _camera_problems(index: Index, split: str) -> list[str]:
+    alone = of_one_camera(index.identity, index.camera) if split == "train" else []
+    what = f"warning: {split}: identities {shorten(alone)} are seen by one camera only"
+    return [f"{what}, which the sampler cameras drops or refuses"] if alone else []
 
 
 def overlaps(indices: dict[str, Index]) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import TypeVar
 
 import numpy as np
+from absl import logging
 from PIL import Image
 from tqdm import tqdm
 
@@ -226,6 +227,15 @@ def raise_all(problems: Iterable[str], found: list[str] | None = None) -> None:
         found += lines
     elif lines:
         raise DataError("\n".join(lines))
+
+
+def warn(lines: Iterable[str], found: list[str] | None = None) -> None:
+    """Logs each line as a warning. found: takes them instead, behind 'warning: ', as the doctor has it."""
+    if found is not None:
+        found += [f"warning: {line}" for line in lines]
+    else:
+        for line in lines:
+            logging.warning("%s", line)
 
 
 def shorten(names: Iterable, limit: int = 8) -> str:

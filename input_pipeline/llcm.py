@@ -11,7 +11,6 @@ from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from absl import logging
 
 from input_pipeline.images import (
     count_problems,
@@ -21,6 +20,7 @@ from input_pipeline.images import (
     list_images,
     raise_all,
     shorten,
+    warn,
 )
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
 from input_pipeline.lists import read_ids, read_list, refuse_mixed_labels, refuse_repeated
@@ -56,15 +56,8 @@ def read_index(root: str | os.PathLike, split: str, *, published: bool = True, f
     index = Index(*map(np.array, zip(*rows, strict=True) if rows else ((), (), (), ())))
     if published:
         raise_all(_identity_problems(index, split, os.fspath(root)), found)
-        _warn(image_doubts(index, split, root), found)
+        warn(image_doubts(index, split, root), found)
     return index
-
-
-def _warn(lines: list[str], found: list[str] | None) -> None:
-    for line in lines if found is None else ():
-        logging.warning("%s", line)
-    if found is not None:
-        found += [f"warning: {line}" for line in lines]
 
 
 def image_doubts(index: Index, split: str, root: str | os.PathLike) -> list[str]:
@@ -115,7 +108,7 @@ def _test_rows(root: Path, published: bool, found: list[str] | None) -> list[tup
         others = set().union(*present.values()) - {f"{identity:04d}" for identity in ids}
         if others := sorted(name for name in others if not left_behind(name)):
             # Not an error: the released loader leaves them out as well.
-            _warn([f"{root / folder}: {shorten(others)} not in idx/test_id.txt, not read"], found)
+            warn([f"{root / folder}: {shorten(others)} not in idx/test_id.txt, not read"], found)
     absent = sorted(set(ids) - {row[1] for row in rows})
     listed = f"identities {shorten(absent)} of idx/test_id.txt"
     raise_all([f"{root}: no images in test_vis, test_nir of {listed}"] if absent else [], found)
@@ -162,7 +155,7 @@ def settings(index: Index, *, published: bool = True, variants: str = "AB") -> l
         raise_all(_identity_problems(index, "test", "index"))
         for name, rows in zip(_TEST_FOLDERS, (visible, infrared), strict=True):
             raise_all(_identity_problems(index.take(rows), "test", f"index, {name}"))
-        _warn(image_doubts(index, "test", "index"), None)
+        warn(image_doubts(index, "test", "index"), None)
 
     def setting(variant: str, query: int, trials: list[Trial], rule=valid) -> Setting:
         direction = "visible-to-infrared" if query == VISIBLE else "infrared-to-visible"

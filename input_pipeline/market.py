@@ -1,4 +1,4 @@
-"""Market-1501, and DukeMTMC-reID in the same layout: visible images only, to check a model of one modality.
+"""Market-1501, and DukeMTMC-reID in the same layout: visible images only, for systems that need no other modality.
 
 Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015. DukeMTMC-reID was withdrawn by its authors;
 a copy that is there is read, none is linked to.
@@ -11,9 +11,8 @@ import re
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from absl import logging
 
-from input_pipeline.images import count_problems, gather_errors, known_split, list_images, raise_all, shorten
+from input_pipeline.images import count_problems, gather_errors, known_split, list_images, raise_all, shorten, warn
 from input_pipeline.index import VISIBLE, DataError, Index, Setting, Trial
 from input_pipeline.lists import refuse_repeated
 from input_pipeline.protocols import counts, same_camera_skipped
@@ -41,32 +40,42 @@ _PUBLISHED = {
         "protocol": {"queries": 2_228, "gallery images": 17_661, "queries with a match": 2_228},
     },
 }
+DATASETS = tuple(_PUBLISHED)
 # Counts that no publication in hand states are warned of.
 _CERTAIN = {"market1501": ("identities", TRAIN, GALLERY, QUERY, "queries", "gallery images"), "dukemtmc": ()}
 
 
-def read_index(root: str | os.PathLike, split: str, *, dataset: str = "market1501", published: bool = True) -> Index:
+def read_index(
+    root: str | os.PathLike,
+    split: str,
+    *,
+    dataset: str = "market1501",
+    published: bool = True,
+    found: list[str] | None = None,
+) -> Index:
     """The images of 'train', or of 'test' (gallery, then query), by file name; identities and cameras are the names'.
 
     dataset: market1501 or dukemtmc. Junk (identity -1) is left out, distractors (identity 0) are not.
     DataError: missing folder, a file name of another form and, if published, other numbers of training identities
     and of images in a folder than the published ones; those of dukemtmc are only warned of.
+    found: as in `images.raise_all`; warnings are then lines of it too.
     """
     _known(dataset)
     known_split(split, SPLITS, dataset)
     root = Path(root)
     folders = _FOLDERS[split]
-    names = dict(zip(folders, gather_errors(lambda folder: list_images(root / folder), folders), strict=True))
+    names = dict(gather_errors(lambda folder: (folder, list_images(root / folder)), folders, found))
     paths = [f"{folder}/{name}" for folder, listed in names.items() for name in listed]
     if not paths:
         raise DataError(f"{root}: no images in {shorten(folders)}, expected {LAYOUT}")
-    identity, camera = map(np.array, zip(*gather_errors(_parse, paths), strict=True))
-    index = Index(np.array(paths), identity, camera, np.full(len(paths), VISIBLE))
+    rows = gather_errors(lambda path: (path, *_parse(path)), paths, found)
+    path, identity, camera = map(np.array, zip(*rows, strict=True) if rows else ((), (), ()))
+    index = Index(path, identity, camera, np.full(len(path), VISIBLE))
     kept = index.take(index.identity != JUNK)
     if published:
-        found = {folder: len(listed) for folder, listed in names.items()}
-        found |= {"identities": len(np.unique(kept.identity))}
-        _judge(found, _PUBLISHED[dataset][split], dataset, root)
+        counted = {folder: len(names.get(folder, ())) for folder in folders}
+        counted |= {"identities": len(np.unique(kept.identity))}
+        _judge(counted, _PUBLISHED[dataset][split], dataset, root, found)
     return kept
 
 
@@ -82,11 +91,16 @@ def _parse(path: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _judge(found: dict[str, int], published: dict[str, int], dataset: str, source: str | os.PathLike) -> None:
+def _judge(
+    counted: dict[str, int],
+    published: dict[str, int],
+    dataset: str,
+    source: str | os.PathLike,
+    found: list[str] | None = None,
+) -> None:
     certain = {name: number for name, number in published.items() if name in _CERTAIN[dataset]}
-    raise_all(count_problems(found, certain, source))
-    for line in count_problems(found, {k: v for k, v in published.items() if k not in certain}, source):
-        logging.warning("%s", line)
+    raise_all(count_problems(counted, certain, source), found)
+    warn(count_problems(counted, {k: v for k, v in published.items() if k not in certain}, source), found)
 
 
 def settings(index: Index, *, dataset: str = "market1501", published: bool = True) -> list[Setting]:
@@ -116,6 +130,15 @@ def settings(index: Index, *, dataset: str = "market1501", published: bool = Tru
     if published:
         _judge(counts(index, trial, valid), _PUBLISHED[dataset]["protocol"], dataset, f"index, {dataset}")
     return [Setting(dataset, dataset, "visible-to-visible", "-", [trial], valid, unique_identities=False)]
+
+
+def validation_setting(index: Index, dataset: str = "market1501") -> Setting:
+    """Identities held out of the training split, ranked as the test split is: the first image of each identity and
+    camera against all images, itself skipped with the others of its camera."""
+    cells = np.stack([index.identity, index.camera], 1)
+    query = np.sort(np.unique(cells, axis=0, return_index=True)[1]).astype(np.int32)
+    trial = Trial(query, np.arange(len(index), dtype=np.int32))
+    return Setting(dataset, "validation", "visible-to-visible", "-", [trial], valid, unique_identities=False)
 
 
 valid = same_camera_skipped

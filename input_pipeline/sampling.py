@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from input_pipeline.index import INFRARED, VISIBLE, DataError
+from input_pipeline.images import shorten
+from input_pipeline.index import INFRARED, VISIBLE, DataError, Index
 
 
 class Plan(NamedTuple):
@@ -99,6 +100,49 @@ def replacement_plan(
     return _plan(epoch, epochs, seed)
 
 
+def camera_plan(
+    identity: np.ndarray, camera: np.ndarray, *, identities: int, images: int, epochs: int, seed: int
+) -> Plan:
+    """`replacement_plan` where all images are of one modality: cameras take its place (LbA, supplement S2).
+
+    camera: i32[n]. A batch holds images/2 images of one camera of each identity, one identity after the other, and then
+    of another camera of the same identities in the same order; every batch draws two cameras of an identity anew,
+    evenly. An epoch counts batches as `replacement_plan`, of all images. Raises DataError for an identity seen by one
+    camera only, and as `replacement_plan`.
+    """
+    _refuse_shape(identities, images)
+    each = images // 2
+    if alone := of_one_camera(identity, camera):
+        raise DataError(
+            f"{len(alone)} training identities are seen by one camera only: {shorten(alone, 20)}; the sampler cameras "
+            "draws two of each: complete them, or leave them out with --config.data.skip_incomplete=True"
+        )
+    # A cell is an identity under a camera: its images follow each other in `order`, an identity's cells in `cells`.
+    order = np.lexsort((camera, identity))
+    cells, first, count = np.unique(
+        np.stack([identity, camera], 1)[order], axis=0, return_index=True, return_counts=True
+    )
+    _, start, cameras = np.unique(cells[:, 0], return_index=True, return_counts=True)
+    _refuse_few(len(start), identities)
+    batches = len(identity) // (identities * images) + 1
+
+    def epoch(rng: np.random.Generator) -> np.ndarray:
+        drawn = rng.permuted(np.tile(np.arange(len(start)), (batches, 1)), axis=1)[:, :identities]
+        one = rng.integers(cameras[drawn])
+        other = (one + rng.integers(1, cameras[drawn])) % cameras[drawn]
+        cell = start[drawn][:, None] + np.stack([one, other], 1)
+        picks = first[cell][..., None] + rng.integers(count[cell][..., None], size=(*cell.shape, each))
+        return order[picks].reshape(batches, -1).astype(np.int32)
+
+    return _plan(epoch, epochs, seed)
+
+
+def of_one_camera(identity: np.ndarray, camera: np.ndarray) -> list[int]:
+    """Identities that one camera alone has seen, ascending."""
+    people, cameras = np.unique(np.unique(np.stack([identity, camera], 1), axis=0)[:, 0], return_counts=True)
+    return people[cameras < 2].tolist()
+
+
 def _plan(epoch: Callable[[np.random.Generator], np.ndarray], epochs: int, seed: int) -> Plan:
     """The rows of each epoch by a generator of its own. Raises ValueError for no epoch."""
     if epochs < 1:
@@ -111,10 +155,7 @@ def _usable(
     identity: np.ndarray, modality: np.ndarray, identities: int, images: int, least: int
 ) -> dict[int, dict[int, np.ndarray]]:
     """`rows_by_modality`, where every identity has `least` images of each. Raises as `sampling_plan`."""
-    if images % 2 or images < 2:
-        raise ValueError(f"{images} images of an identity in a batch; expected an even number, half of each modality")
-    if identities < 1:
-        raise ValueError(f"{identities} identities in a batch; expected at least one")
+    _refuse_shape(identities, images)
     if few := incomplete_identities(identity, modality, least):
         missing = f"fewer than {least} visible or {least}" if least > 1 else "no visible or no"
         raise DataError(
@@ -123,24 +164,51 @@ def _usable(
             "complete them, or leave them out with --config.data.skip_incomplete=True"
         )
     by_identity = rows_by_modality(identity, modality)
-    if len(by_identity) < identities:
-        raise DataError(
-            f"a batch needs {identities} identities, the training set has {len(by_identity)}; "
-            "lower --config.data.identities"
-        )
+    _refuse_few(len(by_identity), identities)
     return by_identity
 
 
-# By the name that config.data.sampler has; all give a Plan.
-SAMPLERS = {"paired": sampling_plan, "replacement": replacement_plan}
-ONE_IS_ENOUGH = ("replacement",)  # draw an image as often as a batch needs
+def _refuse_shape(identities: int, images: int) -> None:
+    if images % 2 or images < 2:
+        raise ValueError(f"{images} images of an identity in a batch; expected an even number, half in each half of it")
+    if identities < 1:
+        raise ValueError(f"{identities} identities in a batch; expected at least one")
+
+
+def _refuse_few(found: int, identities: int) -> None:
+    if found < identities:
+        raise DataError(
+            f"a batch needs {identities} identities, the training set has {found}; lower --config.data.identities"
+        )
+
+
+# By the name that config.data.sampler has; all give a Plan, of the identities and of a column of the index.
+SAMPLERS = {"paired": sampling_plan, "replacement": replacement_plan, "cameras": camera_plan}
+COLUMN = {"paired": "modality", "replacement": "modality", "cameras": "camera"}  # of which a batch has two of each
+ONE_IS_ENOUGH = ("replacement", "cameras")  # draw an image as often as a batch needs
+
+
+def plan_of(index: Index, sampler: str, **shape: int) -> Plan:
+    """The plan of a sampler for the rows of an index; shape: the keywords of `sampling_plan`."""
+    return SAMPLERS[sampler](index.identity, getattr(index, COLUMN[sampler]), **shape)
 
 
 def images_needed(sampler: str, images: int) -> int:
-    """Images of each modality that a sampler needs of an identity, to fill a batch with `images` of it.
+    """Images of each modality or camera that a sampler needs of an identity, to fill a batch with `images` of it.
 
     Raises ValueError for a sampler that is not known.
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"data.sampler is {sampler!r}, expected one of {', '.join(SAMPLERS)}")
     return 1 if sampler in ONE_IS_ENOUGH else images // 2
+
+
+def unusable(index: Index, sampler: str, images: int) -> list[int]:
+    """Identities with too few images, or too few cameras, for a sampler that draws `images` of each for a batch.
+
+    Raises ValueError for a sampler that is not known.
+    """
+    least = images_needed(sampler, images)
+    if COLUMN[sampler] == "camera":
+        return of_one_camera(index.identity, index.camera)
+    return incomplete_identities(index.identity, index.modality, least)

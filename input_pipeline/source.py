@@ -14,9 +14,9 @@ from input_pipeline import custom, doctor, llcm, market, protocols, records, reg
 from input_pipeline.batches import Batch, decoded, eval_batches, train_batches
 from input_pipeline.images import Folder, Size, raise_all, refuse_unreadable
 from input_pipeline.index import INFRARED, VISIBLE, DataError, Index, Setting, Trial
-from input_pipeline.sampling import incomplete_identities
+from input_pipeline.sampling import unusable
 
-READERS = {**doctor.DATASETS, "market1501": market, "dukemtmc": market}
+READERS = doctor.DATASETS
 
 
 @functools.cache  # a run reads several splits; the set is looked at once
@@ -71,7 +71,7 @@ class Source:
     def reading(self) -> dict:
         """What the reader's read_index takes beside root and split."""
         own = {"sysu": {"split_dir": self.split_dir or None}, "regdb": {"fold": self.fold}}
-        own |= {name: {"dataset": name} for name in ("market1501", "dukemtmc")}
+        own |= {name: {"dataset": name} for name in market.DATASETS}
         return {"published": self.published, **own.get(self.dataset, {})}
 
     def read(self, split: str) -> Index:
@@ -86,11 +86,12 @@ class Source:
         if self.synthetic:
             _draw(self.root, self.dataset, self.synthetic, self.synthetic_seed)
 
-    def training(self, each: int) -> tuple[Index, Index | None]:
+    def training(self, sampler: str, images: int) -> tuple[Index, Index | None]:
         """The training rows, and those of the identities held out for validation or None.
 
         SYSU-MM01 has its own validation identities, of other sets every tenth training identity is taken. Identities
-        with fewer than `each` images of a modality are left out, with a warning, if skip_incomplete says so.
+        of which the sampler cannot draw `images` for a batch are left out, with a warning, if skip_incomplete says so.
+        Raises ValueError for a sampler that is not known.
         """
         validation = None
         if self.dataset == "sysu":
@@ -100,20 +101,18 @@ class Source:
             rows = self.read("train")
             if self.validation:
                 rows, validation = rows.hold_out(10)
-        few = incomplete_identities(rows.identity, rows.modality, each) if self.skip_incomplete else []
-        if few:
-            logging.warning(
-                "%d identities with fewer than %d images of a modality are left out: %s", len(few), each, few
-            )
+        few = unusable(rows, sampler, images)
+        if few and self.skip_incomplete:
+            logging.warning("%d identities with too little for the sampler %s are left out: %s", len(few), sampler, few)
             rows = rows.take(~np.isin(rows.identity, few))
         return rows, validation
 
-    def splits(self, each: int) -> dict[str, Index]:
+    def splits(self, sampler: str, images: int) -> dict[str, Index]:
         """Every split a run reads, by the name its pack has: train, validation if there is one, test.
 
-        each: images of a modality that the sampler draws of an identity, see `training`. DataError: an identity in two.
+        sampler, images: as in `training`. DataError: an identity in two.
         """
-        train, validation = self.training(each)
+        train, validation = self.training(sampler, images)
         every = {"train": train, "validation": validation, "test": self.read("test")}
         found = {name: index for name, index in every.items() if index is not None}
         raise_all([f"{self.root}: {line}" for line in doctor.overlaps(found)])
@@ -215,7 +214,12 @@ class Source:
         return market.settings(index, dataset=protocol, **how)
 
     def validation_setting(self, index: Index) -> Setting:
-        """All infrared pictures against all visible ones, under the data set's rule for skipped gallery images."""
+        """All infrared pictures against all visible ones, under the data set's rule for skipped gallery images.
+
+        Of a data set of visible pictures: the first of each identity and camera against all.
+        """
+        if self.dataset in market.DATASETS:
+            return market.validation_setting(index, self.dataset)
         query, gallery = (np.flatnonzero(index.modality == m).astype(np.int32) for m in (INFRARED, VISIBLE))
         trial = Trial(query, gallery)
         return Setting(self.dataset, "validation", "infrared-to-visible", "-", [trial], self.reader.valid, True)

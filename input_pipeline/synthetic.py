@@ -1,4 +1,4 @@
-"""A procedural set of visible-infrared pedestrians, written in the folder layouts of SYSU-MM01, RegDB and LLCM."""
+"""A procedural set of visible-infrared pedestrians, written in the folder layouts of four real sets."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from input_pipeline.images import left_behind
 from input_pipeline.index import INFRARED, DataError
 from input_pipeline.people import PICTURE_STREAM, person, stream
 from input_pipeline.scenes import CAMERAS, Camera
-from input_pipeline.synthetic_layouts import SIZES, Picture, Size, llcm, regdb, sysu
+from input_pipeline.synthetic_layouts import SIZES, Picture, Size, llcm, market, regdb, sysu
 
 VERSION = 1  # counts changes that alter the pictures or the lists
 DESCRIPTION = "synthetic.json"
-LAYOUTS = {"sysu": sysu, "regdb": regdb, "llcm": llcm}
+LAYOUTS = {"sysu": sysu, "regdb": regdb, "llcm": llcm, "market1501": market}
 
 
 def draw(seed: int, identity: int, camera: int, shot: int, height: int, width: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Which images and lists a synthetic set consists of, in the folder layouts of SYSU-MM01, RegDB and LLCM."""
+"""Which images and lists a synthetic set consists of, in the layouts of SYSU-MM01, RegDB, LLCM and Market-1501."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from input_pipeline.scenes import CAMERAS, Camera, llcm_camera
 TRIALS = 10
 LEAST_SHOTS = 4  # a training batch takes four images of each modality from an identity
 REGDB_SHOTS = 10
+COLOUR = [camera for camera in CAMERAS.values() if camera.modality == VISIBLE]
 
 
 class Size(NamedTuple):
@@ -100,6 +101,32 @@ def llcm(size: Size, seed: int) -> Plan:
     ]
     lists = _lists(pictures, {"train": train, "test": test}, ("vis", "nir"))
     return Plan(pictures, {"idx/test_id.txt": _numbers(test), **lists})
+
+
+def market(size: Size, seed: int) -> Plan:
+    """Market-1501: bounding_box_train/, bounding_box_test/ and query/, of visible cameras alone.
+
+    The identities of SYSU-MM01's validation are seen in bounding_box_test/ alone, half of them as distractors
+    (identity 0000) and half as junk (-1), which is no worse cut here than the others.
+    """
+    train, test, others = np.split(
+        _shuffled(size.train + size.test + size.val, seed), [size.train, size.train + size.test]
+    )
+    names = {identity: ("bounding_box_train", f"{identity:04d}") for identity in train.tolist()}
+    names |= {identity: ("bounding_box_test", f"{identity:04d}") for identity in test.tolist()}
+    names |= {identity: ("bounding_box_test", ("0000", "-1")[i % 2]) for i, identity in enumerate(others.tolist())}
+    asked = set(test.tolist())
+    pictures = []
+    for identity, (folder, name) in sorted(names.items()):
+        random = stream(COUNT_STREAM, seed, identity)
+        # Two cameras at least, or nobody could be found under another one.
+        for camera in np.sort(random.permutation(len(COLOUR))[: random.integers(2, len(COLOUR) + 1)]).tolist():
+            shots = _varied(size.visible_shots if folder == "bounding_box_train" else size.test_shots, random)
+            for shot in range(1, shots + 1):
+                file = f"{name}_c{COLOUR[camera].number}s1_{100 * identity + shot:06d}_01.jpg"
+                where = "query" if identity in asked and shot == 1 else folder
+                pictures.append(Picture(f"{where}/{file}", identity, COLOUR[camera], shot))
+    return Plan(pictures, {})
 
 
 def _shuffled(count: int, seed: int, trial: int = 0) -> np.ndarray:

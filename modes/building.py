@@ -14,7 +14,6 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from input_pipeline.index import Index, Setting
-from input_pipeline.sampling import images_needed
 from input_pipeline.source import Source
 from saai_jax import affinity, parallel, train
 from saai_jax.checkpoint import ANEW, CheckpointError, Checkpoints, read_config, refuse_other_run
@@ -49,7 +48,7 @@ def source_of(config: ConfigDict) -> Source:
 
 def splits_of(config: ConfigDict) -> dict[str, Index]:
     """Every split that a run reads, by name; `Source.splits` of what the configured sampler can use."""
-    return source_of(config).splits(images_needed(config.data.sampler, config.data.images))
+    return source_of(config).splits(config.data.sampler, config.data.images)
 
 
 # The loop takes these fields of config.train; the system takes the rest, config.model, config.loss and config.augment.

@@ -45,7 +45,7 @@ def report(
         rows = lists.examples(index.identity, query, gallery_rows)
         mapped = projection.people(index.identity, index.modality)
         shown = {"pictures": load, "shown": rows, "mapped": mapped}
-        if system.pooled:
+        if system.pooled and len(mapped):  # none of a data set of one modality
             shown["feature"] = looked_at(system.pooled, variables, load, mapped, index)
         if system.maps:
             shown["attention"] = looked_at(system.maps, variables, load, rows, index)

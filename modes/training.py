@@ -14,9 +14,10 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from input_pipeline import market
 from input_pipeline.images import gather_errors
 from input_pipeline.index import Index
-from input_pipeline.sampling import SAMPLERS, Plan
+from input_pipeline.sampling import Plan, plan_of
 from modes.building import (
     COSINE,
     FREE,
@@ -35,6 +36,7 @@ from saai_jax import train as loop
 from saai_jax.checkpoint import CheckpointError, Checkpoints, refuse_other_run, write_config
 from saai_jax.files import atomic_write
 from saai_jax.log import MetricsLog, read_metrics
+from saai_jax.systems import ONE_MODALITY
 from saai_jax.systems.system import Tree
 
 
@@ -51,6 +53,20 @@ def refuse_late_failures(config: ConfigDict, test: Index, validation: Index | No
         raise ValueError(f"eval.checkpoint is {config.eval.checkpoint!r}, expected 'last' or 'best'")
     if config.eval.checkpoint == "best" and validation is None:
         raise ValueError("eval.checkpoint=best needs identities to choose by: add the preset 'validate'")
+
+
+def refuse_one_modality(config: ConfigDict) -> None:
+    """Raises ValueError for a data set of visible images and a system or sampler that needs infrared ones."""
+    if config.dataset not in market.DATASETS:
+        return
+    what = f"{config.dataset} has visible images alone"
+    if config.system not in ONE_MODALITY:
+        raise ValueError(
+            f"{what}, and the system {config.system!r} learns from two modalities; train lba, lba-baseline, pcb or "
+            "pcb-lba, as in --config=configs/market.py:lba. Features of any system: --mode=rank"
+        )
+    if config.data.sampler != "cameras":
+        raise ValueError(f"{what}: data.sampler is {config.data.sampler!r}, expected 'cameras'")
 
 
 @contextlib.contextmanager
@@ -103,6 +119,7 @@ def train(config: ConfigDict, workdir: str, *, accept_changes: bool = False) -> 
 
 def train_in(config: ConfigDict, workdir: str, accept_changes: bool = False) -> None:
     """Trains to the end in a workdir that nobody else writes to."""
+    refuse_one_modality(config)
     c, t, source, file = config, config.train, source_of(config), os.path.join(workdir, "config.json")
     if parallel.primary():
         source.draw()
@@ -113,7 +130,7 @@ def train_in(config: ConfigDict, workdir: str, accept_changes: bool = False) -> 
     shape = {"identities": c.data.identities, "images": c.data.images, "epochs": t.epochs, "seed": c.seed}
     mesh = parallel.batch_mesh()
     parallel.check_divides(c.data.identities * c.data.images, mesh)
-    plan = SAMPLERS[c.data.sampler](index.identity, index.modality, **shape)
+    plan = plan_of(index, c.data.sampler, **shape)
     c.model.identities = int(index.labels().max()) + 1
     system = system_of(c, c.model.identities)
     if system.check_batch:

@@ -247,7 +247,10 @@ def test_an_unreadable_image_stops_the_run_before_training(run, tmp_path):
         (["--config=configs/regdb.py", "--config.traine.epochs=3"], 'Did you mean "train"'),
         (["--mode=evaluate", "--features=a.npz"], "--features is for --mode=rank, report or ablate, not for evaluate"),
         (["--mode=search", "--pair=a,b"], "--pair is for --mode=correspond, not for search"),
-        (["--config=configs/market.py", "--mode=doctor"], "the doctor examines sysu, regdb, llcm, not market1501"),
+        (
+            ["--config=configs/custom.py", "--mode=doctor"],
+            "the doctor examines sysu, regdb, llcm, market1501, dukemtmc, ",
+        ),
         ([TINY, "--config.data.identities=40"], "a batch needs 40 identities, the training set has 8"),
         ([TINY, "--config.data.height=6"], "smaller than the backbone's stride"),
         ([TINY, "--config.inference=cosin"], "'cosin' is none of cosine, euclidean, aim"),

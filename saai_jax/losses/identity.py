@@ -10,9 +10,13 @@ from optax import softmax_cross_entropy_with_integer_labels as cross_entropy
 from saai_jax.losses.common import Variant, check_variant, masked_mean
 
 
-def shared_identity(logits: Float[Array, "b k"], identity: Int[Array, b]) -> Float[Array, ""]:
-    """L_sh: cross entropy of the classifier shared by both modalities, mean over the batch (supplement, Eq. 2)."""
-    return cross_entropy(logits, identity).mean()
+def shared_identity(logits: Float[Array, "b *p k"], identity: Int[Array, b]) -> Float[Array, ""]:
+    """L_sh: cross entropy of the classifier shared by both modalities, mean over the batch (supplement, Eq. 2).
+
+    Of parts with a classifier each, the sum (PCB, Section 3.1).
+    """
+    person = identity.reshape(-1, *(1,) * (logits.ndim - 2))
+    return cross_entropy(logits, jnp.broadcast_to(person, logits.shape[:-1])).mean(0).sum()
 
 
 def specific_identity(own: Float[Array, "b k"], identity: Int[Array, b], modality: Int[Array, b]) -> Float[Array, ""]:

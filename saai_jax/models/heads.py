@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from saai_jax.models.normalisation import BatchNorm
+from saai_jax.models.resnet import kaiming
 
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # U(+-1/sqrt(d)), torch.nn.Linear's
 
@@ -106,6 +107,31 @@ class Safl(nn.Module):
         prototypes = self.param("prototypes", init, (self.parts, c))
         position = self.param("position", init, (h * w, c))
         return safl(x, prototypes, position, aggregate_position=self.aggregate_position)
+
+
+class Stripes(nn.Module):
+    """PCB's head: each stripe of the map has a reduction, a batch normalisation and a classifier of its own.
+
+    Gives the means of the stripes, their reductions, d = width p, one after the other, and their classifiers' logits
+    (Sun et al., ECCV 2018, Section 3.1).
+    """
+
+    identities: int
+    parts: int = 6
+    width: int = 256
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool
+    ) -> tuple[Float[Array, "b p c"], Float[Array, "b d"], Float[Array, "b p k"]]:
+        pooled, reduced, logits = stripes(x.astype(jnp.float32), self.parts), [], []
+        for i in range(self.parts):
+            # A 1x1 convolution of a map of one position.
+            y = nn.Dense(self.width, use_bias=False, kernel_init=kaiming, name=f"reduce{i}")(pooled[:, i])
+            reduced.append(nn.relu(BatchNorm(name=f"bn{i}")(y[:, None, None], train)[:, 0, 0]))
+            classifier = nn.Dense(self.identities, kernel_init=nn.initializers.normal(0.001), name=f"classifier{i}")
+            logits.append(classifier(reduced[i]))
+        return pooled, jnp.concatenate(reduced, 1), jnp.stack(logits, 1)
 
 
 class ModalityBatchNorm(nn.Module):

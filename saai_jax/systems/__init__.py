@@ -10,6 +10,7 @@ SYSTEMS = {  # by the name that config.system has
     "sim-baseline": sim_baseline.build,
     "wrimnet": wrimnet.build,
 }
+ONE_MODALITY = ("lba",)  # can also learn from visible images alone
 # A tensor that the released checkpoints of a system have, and those of another have not; but LbA's have the names of
 # AGW's base method, so that AGW's non-local blocks alone tell theirs apart: missing for one, unknown to the other.
 MARKS = {

@@ -188,13 +188,13 @@ def system_of(
     model: Network,
     size: tuple[int, int],
     augmented: Callable[[Array, Batch], Batch],
-    triplet: Callable[[Array, Array], Array],
+    triplet: Callable[[Array, Array], Array] | None,
     optimiser: optax.GradientTransformation,
     names: Names,
     *,
     mirror: bool = False,
 ) -> System:
-    """The System of a network that learns by cross entropy and a triplet loss of features and identities.
+    """The System of a network that learns by cross entropy and, if any, a triplet loss of features and identities.
 
     Raises ValueError for an unknown pooling and images that are too small.
     """
@@ -215,8 +215,10 @@ def system_of(
         output, updated = cast(Any, model.apply)(
             variables, batch["image"], batch["modality"], train=True, mutable=["batch_stats"]
         )
-        terms = {"identity": shared_identity(output.logits, person), "triplet": triplet(output.feature, person)}
-        return terms["identity"] + terms["triplet"], (terms, dict(updated))
+        terms = {"identity": shared_identity(output.logits, person)}
+        if triplet:
+            terms["triplet"] = triplet(output.feature, person)
+        return functools.reduce(jnp.add, terms.values()), (terms, dict(updated))
 
     def unit(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
         return x / jnp.linalg.norm(x, axis=1, keepdims=True)

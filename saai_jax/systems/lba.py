@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple, cast
 
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from saai_jax import augment, optimisers
 from saai_jax.losses.identity import shared_identity
 from saai_jax.losses.triplet import attended, batch_hard, dense
-from saai_jax.models import cmalign, resnet
+from saai_jax.models import cmalign, heads, resnet
 from saai_jax.systems import agw
 from saai_jax.systems.system import Batch, System, Tree
 
@@ -36,6 +37,17 @@ class Passes(NamedTuple):
     upper: Aligned
     lower_logits: Float[Array, "b k"]
     upper_logits: Float[Array, "b k"]
+
+
+class PCB(agw.Network):
+    """With PCB's head: the feature is its stripes one after the other, the embedding their reductions."""
+
+    def setup(self) -> None:
+        self.stripes = heads.Stripes(self.identities)
+
+    def head(self, x: Float[Array, "b h w c"], train: bool) -> agw.Output:
+        pooled, reduced, logits = self.stripes(x, train)
+        return agw.Output(pooled.reshape(len(x), -1), reduced, logits)
 
 
 def check_batch(identity: np.ndarray) -> None:
@@ -125,11 +137,13 @@ def passes(
     return found, dict(updated)
 
 
-def terms_of(found: Passes, person: Int[Array, b], *, margin: float, cross_batch: bool) -> dict[str, Array]:
-    """The terms of the loss, unweighted: L_ID (two), L_IC and L_DT (one of each map)."""
+def terms_of(
+    found: Passes, person: Int[Array, b], *, margin: float, cross_batch: bool, triplet: bool = True
+) -> dict[str, Array]:
+    """The terms of the loss, unweighted: L_ID (two, or one without triplet), L_IC and L_DT (one of each map)."""
     return {
         "identity": shared_identity(found.clean.logits, person),
-        "triplet": batch_hard(found.clean.feature, person, margin=margin),
+        **({"triplet": batch_hard(found.clean.feature, person, margin=margin)} if triplet else {}),
         "consistency_lower": shared_identity(found.lower_logits, person),
         "consistency_upper": shared_identity(found.upper_logits, person),
         "dense_lower": attended(found.lower.triplet, found.lower.coattention, cross_batch=cross_batch),
@@ -141,6 +155,8 @@ def build(
     *,
     identities: int,
     size: tuple[int, int],
+    head: str = "gem",
+    triplet: bool = True,
     margin: float = 0.3,
     consistency: float = 1.0,
     dense: float = 0.5,
@@ -157,8 +173,15 @@ def build(
     `check_batch` wants them, from whatever modality. network: keywords of `resnet.built`. Raises ValueError for what
     cannot be built.
     """
+    if head not in ("gem", "pcb"):
+        raise ValueError(f"model.head is {head!r}, expected one of gem, pcb")
     backbone = resnet.built(**network, stem_of_modality=stem_of_modality)
-    model = agw.Network(identities, backbone, "gem")
+    names = agw.names_of((), tuple(backbone.stages), stem_of_modality)
+    if head == "pcb":  # of which nothing is released
+        model, parts = PCB(identities, backbone, "mean"), heads.Stripes.parts
+        names = dataclasses.replace(names, table=(*names.table, (r"stripes/(\w+)", r"stripes.\1")), zeros=())
+    else:
+        model, parts = agw.Network(identities, backbone, "gem"), 1
 
     def augmented(key: Array, batch: Batch) -> Batch:
         flipped = augment.each(lambda key, x: augment.normalise(augment.flip(key, x)), key, batch["image"])
@@ -168,15 +191,15 @@ def build(
         model,
         size,
         augmented,
-        functools.partial(batch_hard, margin=margin),
-        optimisers.sgd_l2(weight_decay, heads=("neck", "classifier"), factor=backbone_factor),
-        agw.names_of((), tuple(backbone.stages), stem_of_modality),
+        functools.partial(batch_hard, margin=margin) if triplet else None,
+        optimisers.sgd_l2(weight_decay, heads=("neck", "classifier", "stripes"), factor=backbone_factor),
+        names,
     )
 
     def embed(variables: Tree, image: Array, modality: Array) -> Array:
-        """The pooled feature of unit length."""
-        feature = cast(Any, baseline.pooled)(variables, image, modality)
-        return feature / jnp.maximum(jnp.linalg.norm(feature, axis=1, keepdims=True), 1e-12)
+        """The pooled feature, of unit length; of PCB each stripe's."""
+        feature = cast(Any, baseline.pooled)(variables, image, modality).reshape(len(image), parts, -1)
+        return (feature / jnp.maximum(jnp.linalg.norm(feature, axis=2, keepdims=True), 1e-12)).reshape(len(image), -1)
 
     def loss(
         params: Tree, collections: Tree, batch: Batch, key: Array, epoch: Array
@@ -185,7 +208,7 @@ def build(
         k_lower, k_upper = jax.random.split(key)
         drawn = pairs(k_lower, batch["identity"]), pairs(k_upper, batch["identity"])
         found, updated = passes(model, {"params": params, **collections}, batch, drawn, dense_margin)
-        terms = terms_of(found, batch["identity"], margin=margin, cross_batch=cross_batch)
+        terms = terms_of(found, batch["identity"], margin=margin, cross_batch=cross_batch, triplet=triplet)
         weight = {"consistency": consistency, "dense": dense}
         total = functools.reduce(jnp.add, [weight.get(n.split("_")[0], 1.0) * term for n, term in terms.items()])
         return total, (terms, updated)

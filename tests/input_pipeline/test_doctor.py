@@ -14,6 +14,7 @@ from modes import training
 from modes.building import source_of
 from tests.input_pipeline.test_images import noise
 from tests.input_pipeline.test_llcm import write_llcm
+from tests.input_pipeline.test_market import write_market
 from tests.input_pipeline.test_regdb import write_regdb
 from tests.input_pipeline.test_sysu import SMALL, write_permutation, write_sysu
 
@@ -28,6 +29,7 @@ def content(path):
 
 
 WRITERS = {"sysu": lambda root, **o: write_sysu(root, SMALL, **o), "regdb": write_regdb, "llcm": write_llcm}
+WRITERS |= {"market1501": write_market, "dukemtmc": write_market}
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def test_a_root_that_is_beside_the_set_is_told_where_it_is(tmp_path, dataset):
         said = doctor.misplaced(root, reader)
         assert f"{root}: " in said.splitlines()[0]
         assert "--config.data.root=DIR" in said.splitlines()[0]
-        assert ("--mode=doctor" in said) == (dataset in doctor.DATASETS)
+        assert "--mode=doctor" in said
         assert reader.APPLY in said.splitlines()[1]
     there = tmp_path / "deep" / "set"
     for name in (first, *others):
@@ -300,6 +302,32 @@ def test_faults_of_llcm(tmp_path):
         "test_nir: cam5 where only folders",
         f"warning: {tmp_path / 'test_vis'}: 0070, seven not in idx/test_id.txt",
     )
+
+
+def test_faults_of_market(tmp_path):
+    """Each in one line: of the names, the folders, the identities and the pictures; junk is nobody's fault."""
+    write_market(tmp_path, content=content)
+    (tmp_path / "bounding_box_train/0002_c4s1_000451_03.jpg").unlink()
+    for name in ("0003_c1s1_000002_00.jpg", "0003_c2s1_000003_00.jpg", "someone.jpg"):
+        (tmp_path / "bounding_box_train" / name).write_bytes(content(name))
+    (tmp_path / "bounding_box_test/0000_c2s1_000151_01.jpg").write_bytes(b"")
+    copied = tmp_path / "bounding_box_test/0001_c1s1_001051_03.jpg"
+    copied.write_bytes((tmp_path / "query/0003_c1s2_000776_00.jpg").read_bytes())
+    found = examine(tmp_path, "market1501")
+    parts = (
+        "bounding_box_train/someone.jpg: expected a name like",
+        "warning: train: identities 2 are seen by one camera only, which the sampler cameras drops or refuses",
+        "identities 3 are in train and in test",
+        "bounding_box_test/0000_c2s1_000151_01.jpg: empty file",
+        "query/0003_c1s2_000776_00.jpg: same content as bounding_box_test/0001_c1s1_001051_03.jpg, though of another",
+    )
+    each_in_one_line(found, *parts)
+    assert len(found) == len(parts)
+    (tmp_path / "query").rename(tmp_path / "queries")
+    found = "\n".join(examine(tmp_path, "dukemtmc", published=True))
+    assert "query: cannot be listed" in found
+    assert "warning: " in found
+    assert "identities, the published data set has 702" in found
 
 
 def test_names_that_are_no_utf8_can_be_printed(sysu_tree):

@@ -4,11 +4,20 @@ import numpy as np
 import pytest
 from absl import logging
 
+from configs.market import get_config
 from input_pipeline import market
 from input_pipeline.index import DataError, Index
+from modes.building import COSINE, source_of
+from modes.ranking import row
 
 FILES = {
-    "bounding_box_train": ["0002_c1s1_000451_03.jpg", "0007_c3s3_077419_03.jpg", "Thumbs.db"],
+    "bounding_box_train": [
+        "0002_c1s1_000451_03.jpg",
+        "0002_c4s1_000451_03.jpg",
+        "0007_c3s3_077419_03.jpg",
+        "0007_c6s3_077419_03.jpg",
+        "Thumbs.db",
+    ],
     "bounding_box_test": [
         "-1_c1s1_000401_03.jpg",
         "0000_c2s1_000151_01.jpg",
@@ -21,12 +30,17 @@ FILES = {
 }
 
 
+def write_market(root, content=lambda path: b""):
+    """FILES below root. content: bytes of an image by its path."""
+    for folder, names in FILES.items():
+        (root / folder).mkdir(parents=True)
+        for name in names:
+            (root / folder / name).write_bytes(content(f"{folder}/{name}") if name.endswith(".jpg") else b"x")
+
+
 @pytest.fixture
 def tree(tmp_path):
-    for folder, names in FILES.items():
-        (tmp_path / folder).mkdir()
-        for name in names:
-            (tmp_path / folder / name).touch()
+    write_market(tmp_path)
     return tmp_path
 
 
@@ -56,7 +70,7 @@ def test_identities_and_cameras_are_those_of_the_names_and_junk_is_left_out(tree
     assert index.identity.tolist() == [0, 1, 1, 3, 1, 3]
     assert index.camera.tolist() == [2, 1, 4, 2, 1, 1]
     assert not index.modality.any()
-    assert market.read_index(tree, "train", published=False).identity.tolist() == [2, 7]
+    assert market.read_index(tree, "train", published=False).identity.tolist() == [2, 2, 7, 7]
 
 
 def test_names_of_the_other_set_are_read(tree):
@@ -84,7 +98,7 @@ def test_faults_of_the_folders_are_named(tree):
 
 
 def test_published_counts_are_asserted_or_warned_of(tree, warned):
-    with pytest.raises(DataError, match=r"(?s)2 identities, .* has 751.*2 bounding_box_train, .* has 12,936"):
+    with pytest.raises(DataError, match=r"(?s)2 identities, .* has 751.*4 bounding_box_train, .* has 12,936"):
         market.read_index(tree, "train")
     with pytest.raises(DataError, match=r"(?s)5 bounding_box_test, .* has 19,732.*2 query, .* has 3,368"):
         market.read_index(tree, "test")
@@ -92,7 +106,7 @@ def test_published_counts_are_asserted_or_warned_of(tree, warned):
     market.read_index(tree, "train", dataset="dukemtmc")
     assert [line.split(": ")[1] for line in warned] == [
         "2 identities, the published data set has 702",
-        "2 bounding_box_train, the published data set has 16,522",
+        "4 bounding_box_train, the published data set has 16,522",
     ]
 
 
@@ -145,3 +159,35 @@ def test_published_sizes_pass_and_a_lost_match_is_warned_of(warned):
     assert warned == ["index, market1501: 3,364 queries with a match, the published data set has 3,368"]
     market.settings(complete(2228, 17_661), dataset="dukemtmc")
     assert len(warned) == 1
+
+
+def test_identities_held_out_are_ranked_by_the_rule_of_the_cameras(tree, warned):
+    """Every tenth identity, the last of fewer; the first image of each camera is a query, and never its own match."""
+    for name in ("0007_c3s1_000001_00.jpg", "0007_c6s1_000002_00.jpg"):
+        (tree / "bounding_box_train" / name).touch()
+    c = get_config("dukemtmc,validate")
+    c.data.root, c.data.published = str(tree), False
+    source = source_of(c)
+    train, validation = source.training(c.data.sampler, c.data.images)
+    assert train.identity.tolist() == [2, 2]
+    setting = source.validation_setting(validation)
+    assert (setting.dataset, setting.direction) == ("dukemtmc", "visible-to-visible")
+    ((query, gallery),) = setting.trials
+    assert validation.path[query].tolist() == [
+        f"bounding_box_train/{name}" for name in ("0007_c3s1_000001_00.jpg", "0007_c6s1_000002_00.jpg")
+    ]
+    assert validation.camera[gallery].tolist() == [3, 3, 6, 6]
+    valid = setting.valid(
+        *(column[rows] for rows in (query, gallery) for column in (validation.identity, validation.camera))
+    )
+    assert valid.tolist() == [[False, False, True, True], [True, True, False, False]]
+    embedding = np.float32([[1, 0], [0, 1], [1, 0], [0, 1]])  # both cameras' first images, and both second ones
+    (tree / "bounding_box_train/0002_c4s1_000451_03.jpg").unlink()
+    c.data.validation, c.data.skip_incomplete = False, True
+    train, _ = source_of(c).training(c.data.sampler, c.data.images)
+    assert (set(train.identity.tolist()), warned) == (
+        {7},
+        ["1 identities with too little for the sampler cameras are left out: [2]"],
+    )
+    found = row(setting, validation, embedding, "cosine", COSINE)
+    assert (found["queries"], found["rank1"]) == (2, 100.0)

@@ -5,14 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from input_pipeline.index import INFRARED, VISIBLE, DataError
+from input_pipeline.index import INFRARED, VISIBLE, DataError, Index
 from input_pipeline.sampling import (
     SAMPLERS,
+    camera_plan,
     images_needed,
     incomplete_identities,
+    plan_of,
     replacement_plan,
     rows_by_modality,
     sampling_plan,
+    unusable,
 )
 
 quick = settings(deadline=None, max_examples=30)
@@ -124,9 +127,68 @@ def test_replacement_draws_identities_and_images_evenly():
 
 
 def test_samplers_and_the_images_that_each_needs():
-    assert [images_needed(name, 8) for name in SAMPLERS] == [4, 1]
-    with pytest.raises(ValueError, match="data.sampler is 'pared', expected one of paired, replacement"):
+    assert [images_needed(name, 8) for name in SAMPLERS] == [4, 1, 1]
+    with pytest.raises(ValueError, match="data.sampler is 'pared', expected one of paired, replacement, cameras"):
         images_needed("pared", 8)
+
+
+def seen(cameras, seed=0):
+    """identity, camera of so many images under each camera of each identity, rows shuffled; camera 7 c + 2 + i."""
+    pairs = [(3 + 7 * i, 7 * c + 2 + i) for i, of in enumerate(cameras) for c, n in enumerate(of) for _ in range(n)]
+    return np.random.default_rng(seed).permutation(np.array(pairs, np.int32)).T
+
+
+@quick
+@given(st.lists(st.lists(st.integers(1, 5), min_size=2, max_size=4), min_size=3, max_size=6), SEEDS, st.integers(1, 3))
+def test_batches_of_two_cameras(cameras, seed, p):
+    """One camera's rows of all identities, then another's of the same identities in the same order."""
+    (identity, camera), each = seen(cameras, seed), 2
+    plan = camera_plan(identity, camera, identities=p, images=2 * each, epochs=3, seed=seed)
+    batches = 1  # what fills N images, and one
+    while batches * 2 * p * each <= len(identity):
+        batches += 1
+    assert plan.rows.shape == (3 * batches, 2 * p * each)
+    assert plan.rows.dtype == plan.epoch.dtype == np.int32
+    np.testing.assert_array_equal(plan.epoch, np.repeat([0, 1, 2], batches))
+    for rows in plan.rows:
+        people, under = identity[rows].reshape(2, p, each), camera[rows].reshape(2, p, each)
+        assert (people == people[0, :, :1]).all()
+        assert len(set(people[0, :, 0].tolist())) == p
+        assert (under == under[:, :, :1]).all()
+        assert (under[0] != under[1]).all()
+
+
+def test_two_cameras_and_their_images_are_drawn_evenly():
+    identity, camera = seen([(1, 4, 2), (3, 1), (2, 2)])
+    plan = camera_plan(identity, camera, identities=2, images=4, epochs=800, seed=0)
+    people, under = identity[plan.rows[:, ::2]], camera[plan.rows[:, ::2]]
+    for i, number in ((3, 3), (10, 2), (17, 2)):
+        step, place = np.nonzero(people[:, :2] == i)
+        assert abs(len(step) / len(plan.rows) - 2 / 3) < 5 * np.sqrt(2 / 9 / len(plan.rows))
+        drawn = np.unique(np.stack([under[step, place], under[step, place + 2]]), axis=1, return_counts=True)[1]
+        chance = 1 / (number * (number - 1))  # of every two cameras, in either order
+        assert len(drawn) == 1 / chance
+        assert (abs(drawn / len(step) - chance) < 5 * np.sqrt(chance / len(step))).all()
+    times = np.bincount(plan.rows.ravel(), minlength=len(identity))
+    for c, images in ((2, 1), (9, 4), (16, 2)):  # of identity 3
+        rows = np.flatnonzero((identity == 3) & (camera == c))
+        expected = len(plan.rows) * 2 / 3 * 4 / 3 / images
+        assert (abs(times[rows] - expected) < 5 * np.sqrt(2 * expected)).all()
+
+
+def test_an_identity_of_one_camera_is_refused_or_left_out():
+    identity, camera = seen([(2, 3), (9,), (1, 1), (4,)])
+    with pytest.raises(DataError, match="2 training identities are seen by one camera only: 10, 24; .*skip_incomplete"):
+        camera_plan(identity, camera, identities=1, images=4, epochs=1, seed=0)
+    index = Index(np.arange(len(identity)).astype(str), identity, camera, np.zeros(len(identity)))
+    assert unusable(index, "cameras", 8) == [10, 24]
+    assert unusable(index, "replacement", 8) == [3, 10, 17, 24]
+    kept = index.take(~np.isin(identity, [10, 24]))
+    found = plan_of(kept, "cameras", identities=2, images=4, epochs=1, seed=0)
+    wanted = camera_plan(kept.identity, kept.camera, identities=2, images=4, epochs=1, seed=0)
+    np.testing.assert_array_equal(found.rows, wanted.rows)
+    with pytest.raises(DataError, match="2 training identities have no visible or no infrared images: 3, 17"):
+        plan_of(kept, "replacement", identities=2, images=4, epochs=1, seed=0)
 
 
 EVERY = pytest.mark.parametrize("sampler", SAMPLERS.values())

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat
 
-from input_pipeline import synthetic
+from input_pipeline import market, synthetic
 from input_pipeline.index import INFRARED, VISIBLE, DataError
 from input_pipeline.people import FAMILY_SIZE, person
 from input_pipeline.scenes import CAMERAS
@@ -152,6 +152,29 @@ def test_llcm_layout(tmp_path):
     assert everything == {str(path.relative_to(root)) for path in root.rglob("*.jpg")}
     tests = {int(path.name) for path in root.glob("test_vis/cam*/*")}
     assert sorted(tests) == numbers(root / "idx/test_id.txt")
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_market_layout(tmp_path):
+    """As the reader has it: people of at least two visible cameras, a query for each of them, distractors and junk."""
+    root = tmp_path / "market"
+    synthetic.write(root, layout="market1501", size="tiny", processes=1)
+    train, test = (market.read_index(root, split, published=False) for split in ("train", "test"))
+    assert {*train.camera, *test.camera} == {number for number, of in CAMERAS.items() if of.modality == VISIBLE}
+    ((query, gallery),) = market.settings(test, published=False)[0].trials
+    people, asked = set(train.identity.tolist()), set(test.identity[query].tolist())
+    assert (len(people), len(asked)) == (TINY.train, TINY.test)
+    assert not people & asked
+    assert set(test.identity[gallery].tolist()) == asked | {0}
+    for index, rows in ((train, slice(None)), (test, query), (test, gallery)):
+        seen = np.unique(np.stack([index.identity[rows], index.camera[rows]], 1), axis=0)
+        assert np.bincount(seen[:, 0])[sorted({*index.identity[rows]})].min() >= 2
+    cells = set(zip(test.identity[query].tolist(), test.camera[query].tolist(), strict=True))
+    assert len(cells) == len(query)
+    assert {cell for cell in zip(test.identity.tolist(), test.camera.tolist(), strict=True) if cell[0]} == cells
+    junk = list(root.glob("bounding_box_test/-1_*.jpg"))
+    assert junk
+    assert len(list(root.rglob("*.jpg"))) == len(train) + len(test) + len(junk)
 
 
 def test_a_family_shares_its_wardrobe_and_no_two_members_look_the_same():

@@ -105,6 +105,9 @@ def test_identity_losses_are_the_loops(seed):
     logits, y, modality = normal(seed, B, K, scale=3), identities(seed), identities(seed + 1, 2)
     np.testing.assert_allclose(identity.shared_identity(logits, y), slow_shared(logits, y), rtol=1e-5)
     np.testing.assert_allclose(specific(logits, y, modality), slow_specific(logits, y, modality), rtol=1e-5)
+    of_parts = normal(seed + 2, B, 3, K, scale=3)
+    expected = sum(slow_shared(of_parts[:, i], y) for i in range(3))
+    np.testing.assert_allclose(identity.shared_identity(of_parts, y), expected, rtol=1e-5)
 
 
 @both

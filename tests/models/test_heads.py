@@ -280,3 +280,34 @@ def test_neck_module_starts_neutral_and_updates_statistics_only_in_training():
     y, after = module.apply(variables, x, modality, train=False, mutable="batch_stats")
     np.testing.assert_allclose(y, x / np.sqrt(1 + EPS), rtol=1e-5)
     np.testing.assert_array_equal(after["batch_stats"]["mean"], 0)
+
+
+@train_or_not
+def test_pcb_is_the_loop(train):
+    """Each of six stripes alone: pooled, reduced, normalised with its own statistics, classified."""
+    x, module = np.abs(normal(0, 5, 12, 3, 4)), heads.Stripes(identities=7, width=3)
+    variables = jax.tree.map(np.array, dict(module.init(jax.random.key(0), x, False)))
+    assert variables["params"]["reduce5"]["kernel"].shape == (4, 3)
+    for name, of in variables["params"].items():
+        for leaf in of:
+            of[leaf] = 0.5 * released(f"{name}/{leaf}", *of[leaf].shape) + (leaf == "scale")
+    for name, of in variables["batch_stats"].items():
+        of.update(mean=released(f"{name}/mean", 3), var=0.5 + released(f"{name}/var", 3) ** 2)
+    (pooled, reduced, logits), after = module.apply(
+        jax.tree.map(np.float32, variables), x, train, mutable=["batch_stats"]
+    )
+    assert (pooled.shape, reduced.shape, logits.shape) == ((5, 6, 4), (5, 18), (5, 6, 7))
+    for i in range(6):
+        reduce, norm, classifier = (variables["params"][f"{name}{i}"] for name in ("reduce", "bn", "classifier"))
+        running = variables["batch_stats"][f"bn{i}"]
+        stripe = np.float64(x[:, 2 * i : 2 * i + 2]).mean((1, 2))
+        h, mean, var = slow_batch_norm(stripe @ reduce["kernel"], norm["scale"], **running, train=train)
+        h = np.maximum(h + norm["bias"], 0)
+        for found, wanted in (
+            (pooled[:, i], stripe),
+            (reduced[:, 3 * i : 3 * i + 3], h),
+            (logits[:, i], h @ classifier["kernel"] + classifier["bias"]),
+            (after["batch_stats"][f"bn{i}"]["mean"], mean),
+            (after["batch_stats"][f"bn{i}"]["var"], var),
+        ):
+            np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)

@@ -7,9 +7,12 @@ import pytest
 
 from configs import synthetic
 from input_pipeline import regdb
+from input_pipeline import synthetic as drawn
 from input_pipeline.index import DataError
-from modes import training
+from modes import reporting, training
 from saai_jax import train
+from saai_jax.log import read_metrics
+from saai_jax.ranking import results
 from tests.input_pipeline.test_regdb import write_regdb
 from tests.input_pipeline.test_sysu import SMALL, write_sysu
 
@@ -68,3 +71,38 @@ def test_the_loop_is_given_what_the_configuration_says(kept, tmp_path, monkeypat
     np.testing.assert_allclose(given["rate"], np.array(by_epoch)[given["epoch"]])
     assert given["skip_not_finite"] is False
     assert given["validate"] is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "sampler", "message"),
+    [
+        ("", "cameras", "market1501 has visible images alone, and the system 'saai' learns from two modalities"),
+        ("dukemtmc,agw", "cameras", "dukemtmc has visible images alone, and the system 'agw' .*--mode=rank"),
+        ("lba", "replacement", "visible images alone: data.sampler is 'replacement', expected 'cameras'"),
+    ],
+)
+def test_what_needs_two_modalities_is_refused_of_visible_images(tmp_path, words, sampler, message):
+    c = importlib.import_module("configs.market").get_config(words)
+    c.data.sampler = sampler
+    with pytest.raises(ValueError, match=message):
+        training.train(c, str(tmp_path))
+
+
+def test_visible_images_alone_train_validate_and_rank(tmp_path, monkeypatch):
+    """PCB with CMAlign on the drawn set in Market-1501's layout, from pictures to results and to the page."""
+    c = synthetic.get_config("tiny,market,pcb-lba")
+    drawn.write(tmp_path / "data", layout="market1501", size="tiny", processes=1)
+    c.data.root, c.inference, c.eval.baselines = str(tmp_path / "data"), "cosine", False
+    c.model.stages, c.model.width, c.train.epochs = (1, 1), 4, 1
+    training.train(c, str(tmp_path / "work"))
+    (row,) = results.read(tmp_path / "work" / "results.json")["rows"]
+    assert (row["protocol"], row["direction"]) == ("market1501", "visible-to-visible")
+    assert row["queries"] == len(list((tmp_path / "data" / "query").iterdir()))
+    entries = {entry["kind"]: entry for entry in read_metrics(tmp_path / "work" / "metrics.jsonl")}
+    assert entries["train"]["consistency_upper"] > 1
+    assert entries["validation"]["map"] > 0
+    page = {}
+    monkeypatch.setattr(reporting.page, "write_page", lambda *a, **how: page.update(how))
+    reporting.report(c, str(tmp_path / "work"))
+    assert not len(page["mapped"])  # nobody is seen in two modalities
+    assert "feature" not in page
