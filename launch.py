@@ -9,6 +9,7 @@ report: writes one page about the run or a features file.
 embed: writes the features of a folder of your own pictures.
 search: ranks one folder of your own pictures against another.
 ablate: trains and ranks the studies of configs/ablation.py.
+export: writes the embedding network and AIM as programs that need no Python of ours.
 prepare: packs a data set's images, so that they are read faster.
 doctor: lists what is wrong with a data set on disk.
 compare: tests whether two results.json differ by chance.
@@ -39,7 +40,7 @@ from ml_collections import config_flags
 
 from configs import sysu
 from input_pipeline.index import DataError
-from modes import folders, ranking, reporting, studies, training
+from modes import exporting, folders, ranking, reporting, studies, training
 from saai_jax import memory, parallel
 from saai_jax.checkpoint import CheckpointError
 from saai_jax.features import FeaturesError
@@ -74,6 +75,7 @@ MODES = {
     "embed": (folders.embed, ("pictures", "modality", "identities", "skip_unreadable")),
     "search": (folders.search, ("query", "gallery", "modality", "top", "skip_unreadable")),
     "ablate": (studies.ablate, ("features", "accept_changes")),
+    "export": (exporting.export, ("format",)),
     "prepare": (training.prepare, ()),
     "doctor": (training.doctor, ()),
 }
@@ -91,6 +93,7 @@ flags.DEFINE_enum("modality", "infrared", ["infrared", "visible"], "embed: of th
 flags.DEFINE_bool("identities", False, "--mode=embed: folders directly below --pictures are named by identity.")
 flags.DEFINE_bool("skip_unreadable", False, "embed, search: leave out pictures that cannot be read.")
 flags.DEFINE_integer("top", 10, "--mode=search: how many images are listed for a query.", lower_bound=1)
+flags.DEFINE_enum("format", "stablehlo", [*exporting.FORMATS], "--mode=export: what kind of program.")
 flags.DEFINE_string("columns", "", "rank, report: their names of our fields, embedding=feat,identity=label,...")
 flags.DEFINE_list("infrared_cameras", [], "rank, report: cameras of infrared images, where no modality is stored.")
 flags.DEFINE_bool("accept_changes", False, "train, ablate: go on with a run whose configuration was another.")
