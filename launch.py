@@ -80,7 +80,7 @@ MODES = {
     "doctor": (training.doctor, ()),
 }
 ARGUMENTS = dict.fromkeys(flag for _, arguments in MODES.values() for flag in arguments)
-SHARED = ("train", "evaluate", "extract")  # modes that several processes can share
+SHARED = ("train", "evaluate", "extract", "embed")  # modes that several processes can share
 
 flags.DEFINE_enum("mode", "train", [*MODES, "compare"], "What to do, see above.")
 flags.DEFINE_string("workdir", None, "Where the run is kept; workdir/<config> by default.")
