@@ -10,6 +10,7 @@ embed: writes the features of a folder of your own pictures.
 search: ranks one folder of your own pictures against another.
 correspond: draws what two of your own pictures show in common.
 ablate: trains and ranks the studies of configs/ablation.py.
+export: writes the embedding network and AIM as programs that need no Python of ours.
 prepare: packs a data set's images, so that they are read faster.
 doctor: lists what is wrong with a data set on disk.
 compare: tests whether two results.json differ by chance.
@@ -40,7 +41,7 @@ from ml_collections import config_flags
 
 from configs import sysu
 from input_pipeline.index import DataError
-from modes import correspond, folders, ranking, reporting, studies, training
+from modes import correspond, exporting, folders, ranking, reporting, studies, training
 from saai_jax import memory, parallel
 from saai_jax.checkpoint import CheckpointError
 from saai_jax.features import FeaturesError
@@ -76,11 +77,12 @@ MODES = {
     "search": (folders.search, ("query", "gallery", "modality", "top", "skip_unreadable")),
     "correspond": (correspond.correspond, ("pair", "pairs", "modality", "mutual", "mask")),
     "ablate": (studies.ablate, ("features", "accept_changes")),
+    "export": (exporting.export, ("format",)),
     "prepare": (training.prepare, ()),
     "doctor": (training.doctor, ()),
 }
 ARGUMENTS = dict.fromkeys(flag for _, arguments in MODES.values() for flag in arguments)
-SHARED = ("train", "evaluate", "extract")  # modes that several processes can share
+SHARED = ("train", "evaluate", "extract", "embed")  # modes that several processes can share
 
 flags.DEFINE_enum("mode", "train", [*MODES, "compare"], "What to do, see above.")
 flags.DEFINE_string("workdir", None, "Where the run is kept; workdir/<config> by default.")
@@ -99,6 +101,7 @@ flags.DEFINE_multi_string("pair", [], "--mode=correspond: A,B, two picture files
 flags.DEFINE_string("pairs", None, "--mode=correspond: a file of lines A,B or A,B,GROUP.")
 flags.DEFINE_bool("mutual", False, "--mode=correspond: leave correspondences that are the strongest both ways.")
 flags.DEFINE_bool("mask", False, "--mode=correspond: leave correspondences between what both masks show.")
+flags.DEFINE_enum("format", "stablehlo", [*exporting.FORMATS], "--mode=export: what kind of program.")
 flags.DEFINE_string("columns", "", "rank, report: their names of our fields, embedding=feat,identity=label,...")
 flags.DEFINE_list("infrared_cameras", [], "rank, report: cameras of infrared images, where no modality is stored.")
 flags.DEFINE_bool("accept_changes", False, "train, ablate: go on with a run whose configuration was another.")

@@ -46,6 +46,7 @@ def fields(dataset: str) -> ml_collections.ConfigDict:
 
     c.model = m = ml_collections.ConfigDict()
     m.dtype = "float32"  # or bfloat16, for convolutions; statistics and losses stay float32
+    m.precision = "default"  # high or highest: more exact float32 in training, slower (docs/accelerators.md)
     m.remat = False  # less memory: each block is computed again for its gradient
     m.identities = 0  # classes of the classifiers; counted from the training set and kept with the run
     m.weights = ""  # .pth: torchvision's ResNet-50 to start from, or the original's checkpoint to evaluate
@@ -61,6 +62,7 @@ def fields(dataset: str) -> ml_collections.ConfigDict:
     c.eval = e = ml_collections.ConfigDict()
     e.checkpoint = "last"  # or best, by mAP on the validation identities
     e.batch = 128
+    e.precision = "highest"  # default or high: faster on a GPU or TPU, and features are rounded
     e.protocol = ""  # names after a comma, such as sysu-official,sysu-random; "" for the data set's own
     e.search, e.shots = "all,indoor", "single,multi"  # sysu: which settings are reported
     e.baselines = False  # also rank by chance and by pixels

@@ -21,7 +21,7 @@ from saai_jax.log import progress
 from saai_jax.models import cpu
 from saai_jax.ranking import evaluate
 from saai_jax.systems import MARKS, SYSTEMS
-from saai_jax.systems.system import System, Tree
+from saai_jax.systems.system import PRECISIONS, System, Tree, at_precision
 from saai_jax.weights import names
 from saai_jax.weights.pth import WeightsError, read_pth
 
@@ -32,7 +32,7 @@ FREE += ("on_nonfinite", "train.log_every", "train.save_every", "train.validate_
 FREE += ("model.weights", "model.identities", "model.remat", "data.query_list", "data.gallery_list", "data.rule")
 # What may also differ when a trained run is evaluated.
 TRAINED_FREE = (*FREE, "seed", "train.", "loss.", "augment.", "data.identities", "data.images", "data.published")
-TRAINED_FREE += ("model.mirror", "data.skip_incomplete", "data.sampler")
+TRAINED_FREE += ("model.mirror", "model.precision", "data.skip_incomplete", "data.sampler")
 
 IMAGENET = "https://download.pytorch.org/models/resnet50-19c8e357.pth"
 
@@ -70,17 +70,21 @@ def system_of(config: ConfigDict, identities: int, platform: str | None = None) 
             raise ValueError(f"{', '.join(twice)}: a field of two of model, loss, augment and train")
         own |= mine
     del own["weights"]
+    precision = own.pop("precision"), config.eval.precision
     own |= {"identities": identities, "size": (config.data.height, config.data.width)}
     if (platform or jax.default_backend()) == "cpu":
         wide = config.model.get("width", cpu.WINOGRAD) >= cpu.WINOGRAD
         own["convolution"] = cpu.convolution if wide else cpu.narrow_convolution
     # Lists, as a kept config.json has them, could not be told apart by the cache.
-    return _built(config.system, tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in own.items()))
+    return _built(config.system, precision, tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in own.items()))
 
 
 @functools.cache  # or what is trained and then evaluated would be compiled twice
-def _built(name: str, own: tuple[tuple[str, Any], ...]) -> System:
-    return SYSTEMS[name](**dict(own))
+def _built(name: str, precision: tuple[str, str], own: tuple[tuple[str, Any], ...]) -> System:
+    for field, value in zip(("model.precision", "eval.precision"), precision, strict=True):
+        if value not in PRECISIONS:
+            raise ValueError(f"{field} is {value!r}, expected one of {', '.join(PRECISIONS)}")
+    return at_precision(SYSTEMS[name](**dict(own)), *precision)
 
 
 def initial_state(config: ConfigDict, system: System) -> train.TrainState:
@@ -101,8 +105,10 @@ def initial_state(config: ConfigDict, system: System) -> train.TrainState:
     return parallel.replicate(state, parallel.batch_mesh())
 
 
-def trained(config: ConfigDict, workdir: str) -> tuple[System, Tree]:
+def trained(config: ConfigDict, workdir: str, platform: str | None = None) -> tuple[System, Tree]:
     """The system and its variables to evaluate: those of the run in workdir or, without one, config.model.weights.
+
+    platform: as for `system_of`.
 
     Raises CheckpointError where there is neither, for weights that the run did not start from, and for a run of another
     configuration.
@@ -119,7 +125,7 @@ def trained(config: ConfigDict, workdir: str) -> tuple[System, Tree]:
             raise CheckpointError(f"{file}: holds {what}; {ANEW}")
         if weights and weights != started:
             raise CheckpointError(f"{workdir} holds a run of its own; use another --workdir to evaluate {weights}")
-        system = system_of(config, identities)
+        system = system_of(config, identities, platform)
         state = checkpoints.restore(initial_state(config, system), config.eval.checkpoint)
         checkpoints.close()
         if state is not None:
@@ -129,7 +135,7 @@ def trained(config: ConfigDict, workdir: str) -> tuple[System, Tree]:
     if identities is None:
         what = f"and {weights} is a backbone alone" if weights else "and --config.model.weights names no checkpoint"
         raise CheckpointError(f"{folder} has no checkpoint; train first ({what})")
-    system = system_of(config, identities)
+    system = system_of(config, identities, platform)
     logging.info("weights of %s", weights)
     return system, parallel.local_copy(initial_state(config, system).variables)
 

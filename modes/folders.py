@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import jax
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
@@ -13,8 +14,8 @@ from input_pipeline.batches import eval_batches
 from input_pipeline.images import refuse_unreadable
 from input_pipeline.index import DataError
 from modes.building import embed_batches, inferences_of, source_of, trained
-from saai_jax import affinity
-from saai_jax.features import Features, save
+from saai_jax import affinity, parallel
+from saai_jax.features import Features, load, save
 from saai_jax.ranking import search as ranked
 from saai_jax.report.pictures import search_lists
 from saai_jax.systems.system import System, Tree
@@ -23,12 +24,16 @@ from saai_jax.systems.system import System, Tree
 def readable(
     config: ConfigDict, folder: str, modality: str, *, identities: bool = False, skip_unreadable: bool = False
 ) -> own_pictures.Pictures:
-    """The pictures below a folder, all of one modality, each of which can be decoded.
+    """The pictures below a folder, all of one modality, each of which can be decoded; this process's part of them.
 
     identities: first-level folders are named by identity. skip_unreadable: leaves out what cannot be decoded, with a
-    warning. DataError: as `pictures.read_folder`, a picture that cannot be decoded, none that can.
+    warning. DataError: as `pictures.read_folder`, a picture that cannot be decoded, none that can, fewer than processes.
     """
-    images = own_pictures.Pictures(folder, own_pictures.read_folder(folder, modality, identities=identities))
+    index = own_pictures.read_folder(folder, modality, identities=identities)
+    own = parallel.share(len(index))
+    if own.stop == own.start:
+        raise DataError(f"{folder}: {len(index)} pictures leave none for a process, expected fewer processes")
+    images = own_pictures.Pictures(folder, index.take(np.arange(len(index))[own]))
     bad: dict[int, str] = {}
     refuse_unreadable(images, folder, config.data.threads, bad)
     if bad and not (skip_unreadable and len(bad) < len(images)):
@@ -59,15 +64,23 @@ def embed(
 ) -> None:
     """Writes pictures-<folder>.npz of the folder `pictures`, all of one modality, with the run's weights.
 
-    The other arguments are those of `readable`.
+    Of several processes each writes a part, and the first one joins them. The other arguments are those of `readable`.
     """
     if not pictures:
         raise ValueError("--mode=embed needs --pictures=DIR and --modality=visible or infrared")
     images = readable(config, pictures, modality, identities=identities, skip_unreadable=skip_unreadable)
     found = embed_pictures(config, *trained(config, workdir), images)
     file = os.path.join(workdir, f"pictures-{os.path.basename(os.path.abspath(pictures))}.npz")
-    save(file, found)
-    logging.info("wrote %d features of length %d to %s", *found.embedding.shape, file)
+    number = jax.process_count()
+    parts = [f"{file.removesuffix('.npz')}.part-{i + 1}-of-{number}.npz" for i in range(number)]
+    save(parts[jax.process_index()], found)
+    parallel.barrier("every part is written")
+    if parallel.primary():
+        found = Features(*map(np.concatenate, zip(*map(load, parts), strict=True)))
+        save(file, found)
+        for part in parts:
+            os.remove(part)
+        logging.info("wrote %d features of length %d to %s", *found.embedding.shape, file)
 
 
 def search(

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 import scipy.io
+from PIL import Image
 
 from launch import MODES
 from saai_jax import features
@@ -75,6 +77,23 @@ def test_extract_and_rank_agree_with_evaluate(run, extracted):
     ranked = results.read(folder / "ranked" / "results.json")["rows"]
     evaluated = results.read(folder / "work" / "results.json")["rows"]
     assert ranked == [r for r in evaluated if r["inference"] in ("cosine", "aim")]
+
+
+def test_an_exported_network_gives_the_features_that_extract_wrote(run, extracted):
+    folder, where, _ = run
+    printed = launch(*where, f"--workdir={folder / 'work'}", "--mode=export")
+    kept, rows = features.load(extracted), slice(None, None, 40)
+    for name in ("network", "aim"):
+        file = folder / "work" / "export" / f"{name}.stablehlo"
+        data, about = file.read_bytes(), json.loads(file.with_name(f"{file.name}.json").read_text())
+        assert about["sha256"] == hashlib.sha256(data).hexdigest()
+        assert (about["height"], about["width"], about["k1"], about["k2"]) == (48, 24, 8, 2)
+        assert f"wrote {file}" in printed
+        if name == "network":
+            image = np.stack([Image.open(folder / "data" / path) for path in kept.path[rows]])
+            found = jax.export.deserialize(data).call(image, kept.modality[rows].astype(np.int32))
+            expected = kept.embedding[rows] / np.linalg.norm(kept.embedding[rows], axis=1, keepdims=True)
+            np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
 
 
 def test_every_inference_ranks_and_says_how(run, extracted):

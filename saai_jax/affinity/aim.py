@@ -32,7 +32,8 @@ def aim_distance(query_gallery, removed, expanded, variant: str, scale=unit) -> 
 
 
 @functools.partial(jax.jit, static_argnames=("k1", "k2", "variant", "remove", "expand"))
-def _dense(query, gallery, *, k1: int, k2: int, variant: str, remove: bool, expand: bool):
+def dense(query, gallery, *, k1: int, k2: int, variant: str, remove: bool, expand: bool) -> Float[Array, "q g"]:
+    """`aim` by whole matrices of features that are checked; q and g may be symbols, for an exported program."""
     query_gallery, gallery_gallery = similarity(query, gallery), similarity(gallery, gallery)
     kept = keep_largest(gallery_gallery, k1) if remove else gallery_gallery
     removed = keep_largest(query_gallery, k1) if remove else query_gallery
@@ -77,6 +78,6 @@ def aim(
     traced = isinstance(query, Tracer) or isinstance(gallery, Tracer)
     small = len(gallery) < max(LARGE, 4 * counts["k1"] * counts["k2"])
     if method == "dense" or (method == "auto" and (traced or small or not remove)):
-        return _dense(query, gallery, **counts, variant=variant, remove=remove, expand=expand)
+        return dense(query, gallery, **counts, variant=variant, remove=remove, expand=expand)
     index = Gallery.build(gallery, k1=counts["k1"], k2=counts["k2"] if expand else 1, variant=variant)
     return jnp.asarray(index.distances(query))

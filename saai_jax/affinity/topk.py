@@ -15,7 +15,7 @@ LONG = 8192
 def top_k(x: Float[Array, "n m"], k: int) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
     """The k largest entries of every row, largest first, equal ones by column; as lax.top_k, faster on long rows."""
     n, m = x.shape
-    if m < LONG or m < 4 * k * BLOCK:
+    if not isinstance(m, int) or m < LONG or m < 4 * k * BLOCK:  # a symbol, of an exported program, or small
         value, index = lax.top_k(x, k)
         # Without the barriers a slice of the result makes XLA's CPU compiler sort whole rows.
         return lax.optimization_barrier(value), lax.optimization_barrier(index)

@@ -49,7 +49,8 @@ def stripes(x: Float[Array, "b h w c"], parts: int) -> Float[Array, "b p c"]:
 
 def gem(x: Float[Array, "b h w c"], power: float = 3.0, eps: float = 1e-12) -> Float[Array, "b c"]:
     """Generalised mean over positions of values that are not negative, (mean(x^p) + eps)^(1/p); in float32."""
-    return (jnp.power(x.astype(jnp.float32), power).mean((1, 2)) + eps) ** (1 / power)
+    mean = jax.lax.pow(x.astype(jnp.float32), power).mean((1, 2)) + eps
+    return jax.lax.pow(mean, 1 / power)
 
 
 def patterns(

@@ -49,7 +49,7 @@ class Network(nn.Module):
             self.patterns, 1, use_bias=True, kernel_init=heads.uniform_fan_in, name="pattern_masks"
         )
         feature, mask = heads.patterns(x, masks(x))
-        one_branch = jnp.zeros(len(image), jnp.int32)
+        one_branch = jnp.zeros(image.shape[0], jnp.int32)
         embedding = heads.ModalityBatchNorm(1, name="neck")(feature, one_branch, train=train)
         return Output(feature, embedding, mask, *heads.classified(embedding, self.identities))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict
 
+import jax
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
@@ -26,6 +28,9 @@ class Batch(TypedDict):
 Features = Callable[[Tree, Float[Array, "b h w 3"], Int[Array, "b"]], Float[Array, "b d"]]
 
 
+PRECISIONS = ("default", "high", "highest")  # of products and convolutions in float32: docs/accelerators.md
+
+
 class System(NamedTuple):
     """All that training, evaluation, reports and the reader of weights know of a method: docs/systems_guide.md.
 
@@ -44,3 +49,24 @@ class System(NamedTuple):
     dense: Callable[[Tree, Array, Array], Float[Array, "b h w c"]] | None = None  # the map that is pooled, for people
     note: str = ""  # what a person should know before training it; logged once
     check_batch: Callable[[np.ndarray], None] | None = None  # identities i32[b]: ValueError if it cannot learn of them
+
+
+def at_precision(system: System, training: str, evaluation: str) -> System:
+    """The system whose loss, and whose other functions, compute float32 products at one of PRECISIONS.
+
+    What asks for a precision of its own keeps it.
+    """
+
+    def at(precision: str, function: Callable[..., Any] | None) -> Any:
+        if function is None:
+            return None
+
+        @functools.wraps(function)
+        def precise(*arguments):
+            with jax.default_matmul_precision(precision):
+                return function(*arguments)
+
+        return precise
+
+    seen = {name: at(evaluation, getattr(system, name)) for name in ("embed", "maps", "pooled", "dense")}
+    return system._replace(loss=at(training, system.loss), **seen)

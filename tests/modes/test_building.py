@@ -1,6 +1,7 @@
 """What modes build from a configuration: the run that is kept in a workdir, the original's weights, or why not."""
 
 import json
+from collections import Counter
 
 import jax
 import numpy as np
@@ -50,6 +51,48 @@ def test_an_identity_needs_the_images_that_its_sampler_draws(tmp_path):
     c.data.sampler = "pared"
     with pytest.raises(ValueError, match="data.sampler is 'pared', expected one of paired, replacement"):
         building.splits_of(c)
+
+
+def equations(jaxpr):
+    """Every equation of a program, those of its inner programs too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                yield from equations(getattr(inner, "jaxpr", inner))
+
+
+def products(function, *arguments) -> Counter:
+    """How many convolutions and products a program has of each precision."""
+    found = equations(jax.make_jaxpr(function)(*arguments).jaxpr)
+    names = "conv_general_dilated", "dot_general"
+    precisions = [e.params["precision"] for e in found if e.primitive.name in names]
+    return Counter(p[0].name if isinstance(p, tuple) else str(p) for p in precisions)
+
+
+@pytest.mark.parametrize(("training", "evaluation"), [("default", "highest"), ("highest", "default"), ("high", "high")])
+def test_precision_reaches_every_product_of_the_step_and_of_the_features(training, evaluation):
+    """But for those that ask for one of their own: the statistics of the neck and the distances between centres."""
+    config = synthetic.get_config("tiny")
+    config.model.precision, config.eval.precision = training, evaluation
+    system = building.system_of(config, 4, "gpu")
+    params, collections = jax.eval_shape(system.init, jax.random.key(0))
+    image, rows = np.zeros((8, 48, 24, 3), np.float32), np.arange(8, dtype=np.int32) // 4
+    batch = {"image": image, "identity": rows, "modality": np.tile(np.int32([0, 1]), 4), "camera": rows}
+    step = jax.value_and_grad(system.loss, has_aux=True)
+    found = products(step, params, collections, batch, jax.random.key(0), np.int32(0))
+    assert found.keys() <= {training.upper(), "HIGHEST"}
+    assert found[training.upper()] >= 3 * 12  # the network's convolutions, their gradients
+    seen = products(system.embed, {"params": params, **collections}, image, rows)
+    assert seen.keys() == {evaluation.upper()}
+
+
+@pytest.mark.parametrize("field", ["model", "eval"])
+def test_an_unknown_precision_is_refused(field):
+    config = synthetic.get_config("tiny")
+    config[field].precision = "float32"
+    with pytest.raises(ValueError, match=f"{field}.precision is 'float32', expected one of default, high, highest"):
+        building.system_of(config, 4)
 
 
 def released(words, identities=5):
