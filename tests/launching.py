@@ -1,5 +1,6 @@
 """launch.py as a user runs it, in a process of its own, and the environment of every process of the tests."""
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -8,6 +9,8 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+
+from input_pipeline import synthetic
 
 ROOT = Path(__file__).parent.parent
 TINY = "--config=configs/synthetic.py:tiny"
@@ -30,7 +33,14 @@ ENVIRONMENT = {
 # To import the libraries takes longer than most command lines: one process does, and launches are forked from it. It
 # never asks JAX for devices, or it could not be forked.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["ml_collections.config_flags", "modes.folders", "modes.reporting", "modes.studies"])
+PRELOADED = ["ml_collections.config_flags", "modes.folders", "modes.reporting", "modes.studies"]
+FORKS.set_forkserver_preload([*PRELOADED, "scipy.stats", "sklearn.manifold"])  # which launch.py imports when needed
+
+
+def drawn(root: Path, layout: str = "sysu") -> Path:
+    """root, which holds the tiny set: launch.py would draw it by processes that import everything first."""
+    synthetic.write(root, layout=layout, size="tiny", processes=1)
+    return root
 
 
 class Forked:
@@ -80,6 +90,7 @@ def launch(*arguments, code: int = 0, fresh: bool = False, optimised: bool = Fal
 
 
 def _run(words: list[str], environment: dict[str, str], output: str) -> None:
+    gc.freeze()  # what was imported is not searched for garbage again and again
     with open(output, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

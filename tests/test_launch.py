@@ -21,7 +21,7 @@ from saai_jax import features
 from saai_jax.log import read_metrics
 from saai_jax.ranking import results
 from tests.golden_files import load
-from tests.launching import FORKS, ROOT, TINY, launch
+from tests.launching import FORKS, ROOT, TINY, drawn, launch
 
 # The cheapest evaluation, where a test is about training.
 BRIEF = ["--config.eval.baselines=False", "--config.inference=cosine"]
@@ -161,7 +161,7 @@ def test_what_was_prepared_trains_to_the_same_bits_as_the_folder(run, kind):
 def test_the_paper_preset_and_another_layout_run(tmp_path):
     launch(
         "--config=configs/synthetic.py:tiny,regdb,paper",
-        f"--config.data.root={tmp_path / 'data'}",
+        f"--config.data.root={drawn(tmp_path / 'data', 'regdb')}",
         "--config.train.epochs=1",
         "--config.data.workers=1",
         f"--workdir={tmp_path / 'work'}",
@@ -176,7 +176,7 @@ def test_the_paper_preset_and_another_layout_run(tmp_path):
 def test_other_systems_run_in_other_layouts_and_draw_what_they_look_at(tmp_path, words, masks):
     printed = launch(
         f"--config=configs/synthetic.py:tiny,{words}",
-        f"--config.data.root={tmp_path / 'data'}",
+        f"--config.data.root={drawn(tmp_path / 'data', words.split(',')[0])}",
         "--config.train.epochs=1",
         "--config.eval.baselines=False",
         "--config.inference=cosine",

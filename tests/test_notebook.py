@@ -10,7 +10,7 @@ import pytest
 from configs import synthetic
 from input_pipeline.source import Source
 from saai_jax import features
-from tests.launching import ROOT
+from tests.launching import ROOT, drawn
 
 FILE = ROOT / "notebooks" / "aim_ablation.ipynb"
 
@@ -31,7 +31,7 @@ def files(tmp_path):
     """Two features files of the tiny synthetic set's test images, the second one better than the first."""
     data = synthetic.get_config("tiny").data
     options = {field.name: data[field.name] for field in dataclasses.fields(Source) if field.name in data}
-    index = Source(**{"dataset": "sysu", **options, "root": str(tmp_path / "data")}).read("test")
+    index = Source(**{"dataset": "sysu", **options, "root": str(drawn(tmp_path / "data"))}).read("test")
     random = np.random.RandomState(0)
     person = random.standard_normal((index.identity.max() + 1, 16))[index.identity]
     found = {}

@@ -13,6 +13,7 @@ from saai_jax import parallel
 from saai_jax.affinity import Gallery
 from saai_jax.log import read_metrics
 from saai_jax.ranking import results
+from tests.launching import Forked, drawn
 
 SCRIPT = pathlib.Path(__file__).parent / "gallery_process.py"
 
@@ -31,7 +32,8 @@ def pair(runs, work, *flags):
 
 
 def test_two_processes_train_and_evaluate_as_one(tmp_path):
-    runs = Runs(tmp_path, epochs=1)
+    drawn(tmp_path / "data")
+    runs = Runs(tmp_path, epochs=1, popen=Forked)
     one, work = runs.whole(), tmp_path / "two"
     printed = pair(runs, work)
     assert "wrote" in printed[0]

@@ -6,12 +6,14 @@ import signal
 import pytest
 
 from benchmarks import faults
-from tests.launching import Forked
+from tests.launching import Forked, drawn
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    return faults.Runs(tmp_path_factory.mktemp("faults"), epochs=6, popen=Forked)
+    folder = tmp_path_factory.mktemp("faults")
+    drawn(folder / "data")
+    return faults.Runs(folder, epochs=6, popen=Forked)
 
 
 @pytest.mark.parametrize(

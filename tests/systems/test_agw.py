@@ -11,7 +11,7 @@ from saai_jax.systems import agw
 from saai_jax.train import learning_rate
 from saai_jax.weights.names import to_torch
 from tests.golden_files import load
-from tests.systems.originals import differences, first_step, images, of, variables_of
+from tests.systems.originals import FORMS, differences, first_step, images, of, variables_of
 from tests.tensors import tensor
 
 IDENTITY, MODALITY = jnp.tile(jnp.repeat(jnp.arange(4), 2), 2), jnp.repeat(jnp.arange(2), 8)
@@ -33,9 +33,9 @@ def scaled(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 @pytest.fixture(scope="module", params=METHODS)
 def case(request):
-    """The system, its variables, and the original's figures."""
-    system = agw.build(identities=12, size=(288, 144), **METHODS[request.param])
-    yield system, variables_of(system, scaled), of(load("agw"), f"{request.param}/")
+    """The system, in a CPU's forms too, its variables, and the original's figures."""
+    system, quick = (agw.build(identities=12, size=(288, 144), **METHODS[request.param], **form) for form in FORMS)
+    yield system, quick, variables_of(system, scaled), of(load("agw"), f"{request.param}/")
     jax.clear_caches()
 
 
@@ -44,7 +44,7 @@ def unit(x):
 
 
 def test_evaluation_features(case):
-    system, variables, golden = case
+    system, _, variables, golden = case
     image = images(100)
     found = np.asarray(jax.jit(system.embed)(variables, image, MODALITY))[:, ::16]
     pooled = unit(np.asarray(jax.jit(system.pooled)(variables, image, MODALITY)))[:, ::16]
@@ -55,7 +55,7 @@ def test_evaluation_features(case):
 
 
 def test_first_step(case):
-    system, variables, golden = case
+    _, system, variables, golden = case
     batch = {"image": images(100), "identity": IDENTITY, "modality": MODALITY}
     terms, gradients, running = first_step(system, variables, batch)
     for ours, theirs in (("loss", "loss"), ("identity", "id"), ("triplet", "tri")):

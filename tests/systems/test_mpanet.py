@@ -10,28 +10,28 @@ from saai_jax.systems import mpanet
 from saai_jax.systems.means import mean_rate
 from saai_jax.train import learning_rate
 from tests.golden_files import load
-from tests.systems.originals import differences, first_step, images, variables_of
+from tests.systems.originals import FORMS, differences, first_step, images, variables_of
 
 IDENTITY, MODALITY = jnp.repeat(jnp.arange(4), 4), jnp.tile(jnp.array([1, 0]), 8)
 
 
 @pytest.fixture(scope="module")
 def case():
-    """The system, its variables, and the original's figures."""
-    system = mpanet.build(identities=12, size=(384, 128), mam=(3, 4))
-    yield system, variables_of(system), load("mpanet")
+    """The system, in a CPU's forms too, its variables, and the original's figures."""
+    system, quick = (mpanet.build(identities=12, size=(384, 128), mam=(3, 4), **form) for form in FORMS)
+    yield system, quick, variables_of(system), load("mpanet")
     jax.clear_caches()
 
 
 def test_evaluation_features(case):
-    system, variables, golden = case
+    system, _, variables, golden = case
     found = np.asarray(jax.jit(system.embed)(variables, images(100, 384, 128), MODALITY))[:, ::16]
     expected = golden["eval_features"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def test_first_step(case):
-    system, variables, golden = case
+    _, system, variables, golden = case
     batch = {"image": images(100, 384, 128), "identity": IDENTITY, "modality": MODALITY}
     terms, gradients, running = first_step(system, variables, batch)
     expected = {name: float(golden[f"float64/step0/{name}"]) for name in ("loss", "p-reg", "cc", "ce", "KL")}

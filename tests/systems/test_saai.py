@@ -11,7 +11,7 @@ from saai_jax.models import cpu
 from saai_jax.systems import saai
 from saai_jax.weights.names import to_torch
 from tests.golden_files import load
-from tests.systems.originals import EPOCH, KEY, images, variables_of
+from tests.systems.originals import EPOCH, FORMS, KEY, images, variables_of
 
 MODALITY = jnp.tile(jnp.array([1, 0]), 8)
 RATE = jnp.float32(3.5e-4)
@@ -29,18 +29,18 @@ def state_of(system) -> train.TrainState:
 
 @pytest.fixture(scope="module", params=[(), (3, 4)], ids=["mam0", "mam2"])
 def case(request):
-    """The system, and the original's figures."""
-    how = {"identities": 12, "size": (288, 144), "teacher_rate": 0.2}
+    """The system, in a CPU's forms too, and the original's figures."""
+    how = {"identities": 12, "size": (288, 144), "teacher_rate": 0.2, "mam": request.param}
     prefix = "mam2/" if request.param else "mam0/"
     golden = {k.removeprefix(prefix): v for k, v in load("saai").items() if k.startswith(prefix)}
-    yield saai.build(**how, mam=request.param), golden
+    yield *(saai.build(**how, **form) for form in FORMS), golden
     jax.clear_caches()  # programs of a ResNet-50 are large
 
 
 @pytest.fixture(scope="module")
 def steps(case):
     """Three steps: the metrics of each, the first gradient, the last state."""
-    system, _ = case
+    _, system, _ = case
     gradient_of = jax.jit(jax.value_and_grad(system.loss, has_aux=True))
 
     @jax.jit
@@ -61,7 +61,7 @@ def steps(case):
 
 
 def test_evaluation_features(case):
-    system, golden = case
+    system, _, golden = case
     ours = np.asarray(jax.jit(system.embed)(variables_of(system), images(5), MODALITY))[:, ::16]
     np.testing.assert_allclose(ours, golden["eval_features"], atol=1e-5 * np.abs(golden["eval_features"]).max())
 
@@ -74,7 +74,7 @@ def logged(metrics) -> dict[str, float]:
 
 
 def test_gradients_of_the_first_step(case, steps):
-    system, golden = case
+    _, system, golden = case
     expected = dict(zip(golden["grad_norm/names"].tolist(), golden["grad_norm/values"], strict=True))
     ours = {n: np.linalg.norm(g.astype(np.float64)) for n, g in to_torch(system, {"params": steps[1]}).items()}
     assert ours.keys() == expected.keys()
@@ -87,7 +87,7 @@ def test_three_steps(case, steps):
     Adam's first step has the sign of each gradient, whose smallest entries are rounding noise: disturbing the images
     by one part in a million moves the losses of steps 1 and 2 by several per cent (docs/parity.md).
     """
-    (system, golden), (found, _, state) = case, steps
+    (_, system, golden), (found, _, state) = case, steps
     for s, tolerance in enumerate((1e-5, 0.06, 0.15)):
         for name, value in logged(found[s]).items():
             # The shared classifier's loss is the most sensitive of all, and part of id.
