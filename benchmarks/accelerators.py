@@ -143,7 +143,8 @@ def gallery(kernel: str, devices: list, tiny: bool = False) -> Program:
     arrays.append(jax.ShapeDtypeStruct((), jnp.int32, sharding=whole))
     if kernel == "neighbours":
         return tiles.over(mesh, tiles.neighbours, k=k1 + 1, precision="highest"), tuple(arrays), {}
-    shapes = ((n, images + 1), jnp.int32), ((n, blocks, graph.BLOCK), jnp.int32), ((n, blocks, graph.BLOCK), jnp.float32)
+    entries = n, blocks, graph.BLOCK
+    shapes = ((n, images + 1), jnp.int32), (entries, jnp.int32), (entries, jnp.float32)
     spread = tiles.Spread(*(jax.ShapeDtypeStruct(shape, dtype, sharding=own) for shape, dtype in shapes))
     how = {"k1": k1, "width": k1 + 1, "variant": "released", "precision": "highest", "top": 100}
     return tiles.over(mesh, tiles.nearest, **how), (*arrays, spread), {}
@@ -182,7 +183,8 @@ def programs(args) -> Iterator[tuple[dict[str, Any], Callable[[], Program]]]:
                 args.words.split(","), args.dtypes.split(","), (False, True) if args.remat else (False,)
             ):
                 what = {"program": f"{section} {word}", "dtype": dtype, "remat": "yes" if remat else "no"}
-                yield left | what, functools.partial(networks[section], word, devices_of(chip, n), dtype, remat, args.tiny)
+                how = word, devices_of(chip, n), dtype, remat, args.tiny
+                yield left | what, functools.partial(networks[section], *how)
         elif section == "aim" and n == 1:
             yield left, functools.partial(aim, devices_of(chip, n), args.tiny)
         elif section == "gallery" and n > 1:

@@ -13,8 +13,8 @@ def published(c: ml_collections.ConfigDict) -> None:
     """ResNet-50 with four MIIMs, batches of 128 images of 384 x 144, Adam over 140 epochs; RegDB: 256 x 144."""
     c.system = "wrimnet"
     c.data.height, c.data.width = 384, 144
-    # Half the images are visible. An identity may have fewer than that: unconfirmed: such images are drawn again.
-    c.data.identities, c.data.images, c.data.sampler = 8, 16, "replacement"
+    c.data.identities, c.data.images = 8, 16  # half of them visible
+    c.data.sampler = "replacement"  # an identity may have fewer images than a batch takes; unconfirmed
     m = c.model
     m.stages, m.width, m.bottleneck = (3, 4, 6, 3), 64, True  # ResNet-50
     m.stem_pool = True  # the max pooling after the first convolution

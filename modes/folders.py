@@ -27,7 +27,8 @@ def readable(
     """The pictures below a folder, all of one modality, each of which can be decoded; this process's part of them.
 
     identities: first-level folders are named by identity. skip_unreadable: leaves out what cannot be decoded, with a
-    warning. DataError: as `pictures.read_folder`, a picture that cannot be decoded, none that can, fewer than processes.
+    warning. DataError: as `pictures.read_folder`, a picture that cannot be decoded, none that can, or fewer pictures
+    than processes.
     """
     index = own_pictures.read_folder(folder, modality, identities=identities)
     own = parallel.share(len(index))

@@ -47,6 +47,7 @@ def test_every_file_gives_the_same_fields(name):
 SHARED = {
     "model.dtype": ("float32", {}, "row 18"),
     "model.remat": (False, {}, "ours: memory alone"),
+    "model.precision": ("default", {}, "row 18: the originals leave it to their library"),
     "aim.variant": ("released", {}, "row 7"),
     "aim.remove": (True, {}, "Eq. 6"),
     "aim.expand": (True, {}, "Eq. 7"),

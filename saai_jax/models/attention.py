@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from saai_jax.models.heads import uniform_fan_in
+from saai_jax.models.initialisers import uniform_fan_in
 from saai_jax.models.normalisation import BatchNorm, instance_norm
 
 Keys = Literal["pooled", "self"]

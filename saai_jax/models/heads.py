@@ -9,10 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from saai_jax.models.initialisers import kaiming, uniform_fan_in
 from saai_jax.models.normalisation import BatchNorm
-from saai_jax.models.resnet import kaiming
-
-uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # U(+-1/sqrt(d)), torch.nn.Linear's
 
 
 def safl(

@@ -12,9 +12,9 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from saai_jax.models.attention import ModalityAttention, NonLocal
+from saai_jax.models.initialisers import kaiming
 from saai_jax.models.normalisation import BatchNorm
 
-kaiming = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 Conv = Callable[..., nn.Module]  # `conv`, with whatever a network sets for all of its convolutions
 
 

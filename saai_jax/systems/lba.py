@@ -198,8 +198,9 @@ def build(
 
     def embed(variables: Tree, image: Array, modality: Array) -> Array:
         """The pooled feature, of unit length; of PCB each stripe's."""
-        feature = cast(Any, baseline.pooled)(variables, image, modality).reshape(len(image), parts, -1)
-        return (feature / jnp.maximum(jnp.linalg.norm(feature, axis=2, keepdims=True), 1e-12)).reshape(len(image), -1)
+        b = image.shape[0]
+        feature = cast(Any, baseline.pooled)(variables, image, modality).reshape(b, parts, -1)
+        return (feature / jnp.maximum(jnp.linalg.norm(feature, axis=2, keepdims=True), 1e-12)).reshape(b, -1)
 
     def loss(
         params: Tree, collections: Tree, batch: Batch, key: Array, epoch: Array

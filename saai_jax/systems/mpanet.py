@@ -15,6 +15,7 @@ from saai_jax.losses import identity
 from saai_jax.losses.centres import centre_separation
 from saai_jax.losses.diversity import mask_separation
 from saai_jax.models import heads, resnet
+from saai_jax.models.initialisers import uniform_fan_in
 from saai_jax.systems.means import mean_classifiers, mean_rate, own_and_other
 from saai_jax.systems.system import Batch, System, Tree
 from saai_jax.weights.names import Names, resnet_names
@@ -45,9 +46,7 @@ class Network(nn.Module):
     @nn.compact
     def __call__(self, image: Float[Array, "b h w 3"], train: bool) -> Output:
         x = self.backbone(image, train)
-        masks = self.backbone.conv(
-            self.patterns, 1, use_bias=True, kernel_init=heads.uniform_fan_in, name="pattern_masks"
-        )
+        masks = self.backbone.conv(self.patterns, 1, use_bias=True, kernel_init=uniform_fan_in, name="pattern_masks")
         feature, mask = heads.patterns(x, masks(x))
         one_branch = jnp.zeros(image.shape[0], jnp.int32)
         embedding = heads.ModalityBatchNorm(1, name="neck")(feature, one_branch, train=train)

@@ -49,6 +49,7 @@ class Output(NamedTuple):
     feature: Float[Array, "b d"]
     embedding: Float[Array, "b d"]
     looked: Float[Array, "b p h w"]  # of every MIIM
+    dense: Float[Array, "b h w c"]  # the last map
 
 
 def own_of(module: Callable[[str], nn.Module], separate: bool, x: Array, train: bool, modality: Int[Array, b]) -> Any:
@@ -116,8 +117,9 @@ class Network(nn.Module):
         ranked = {"global": every[:1], "main": levels["main"], "all": every}[self.ranked]
         feature = jnp.concatenate([part.feature for part in ranked], 1)
         embedding = jnp.concatenate([part.embedding for part in ranked], 1)
-        shown = [jax.image.resize(seen, (len(x), *maps[-1].shape[1:3]), "nearest") for seen in looked]
-        return Output(levels, feature, embedding, jnp.stack(shown, 1) if shown else jnp.zeros((len(x), 0, 1, 1)))
+        b, h, w, _ = maps[-1].shape
+        shown = [jax.image.resize(seen, (b, h, w), "nearest") for seen in looked]
+        return Output(levels, feature, embedding, jnp.stack(shown, 1) if shown else jnp.zeros((b, 0, h, w)), maps[-1])
 
 
 def names_of(stem_of_modality: bool) -> Names:
@@ -281,5 +283,6 @@ def build(
         names=names_of(backbone.stem_of_modality),
         maps=(lambda variables, image, modality: output_of(variables, image, modality).looked) if miim else None,
         pooled=lambda variables, image, modality: output_of(variables, image, modality).feature,
+        dense=lambda variables, image, modality: output_of(variables, image, modality).dense,
         note=NOTE,
     )

@@ -1,8 +1,6 @@
 """Exported programs: read in a process without this project's code, they give what the system and AIM give here."""
 
-import hashlib
 import importlib.util
-import json
 import subprocess
 import sys
 
@@ -17,7 +15,7 @@ from saai_jax.affinity import aim
 from saai_jax.affinity.cosine import unit
 from saai_jax.ranking.evaluate import of_pixels
 
-WORDS = ("saai", "agw", "agw-base", "caj", "mpanet", "sim-baseline")
+WORDS = ("saai", "agw", "agw-base", "caj", "mpanet", "lba", "wrimnet", "sim-baseline")
 # What a program does with a file, that has jax or onnxruntime and nothing of ours.
 READ = """
 import os, sys
