@@ -63,6 +63,12 @@ STUDIES: dict[str, dict[Label, dict[str, Any]]] = {
     "parts": {number: {"model.parts": number} for number in (1, 3, 5, 7, 9)},  # Figure 4
     "rho1": {value: {"loss.rho1": value} for value in (0.0, 0.001, 0.01, 0.1, 1.0)},  # supplement, Figure 1
     "rho2": {value: {"loss.rho2": value} for value in (0.1, 0.3, 0.5, 0.7, 0.9)},  # supplement, Figure 2
+    # LbA's: its losses, supplement Figure S6
+    "alignment": {
+        "L_ID": {"loss.consistency": 0.0, "loss.dense": 0.0},
+        "L_ID + L_IC": {"loss.dense": 0.0},
+        "L_ID + L_IC + L_DT": {},
+    },
     # WRIM-Net's: MIIM and AICL, then its supplement's Tables S1 to S4
     "miim-aicl": {
         "neither": {"model.miim": ()} | NO_AICL,
@@ -113,6 +119,7 @@ TITLES = {
     "parts": "prototypes p",
     "rho1": "margin ρ1 of L_cs",
     "rho2": "margin ρ2 of L_cs",
+    "alignment": "losses of LbA",
     "miim-aicl": "parts of WRIM-Net",
     "miim-blocks": "stages with MIIM (model.miim)",
     "miim-sharing": "MIIM of each modality (model.separate)",

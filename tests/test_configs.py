@@ -182,7 +182,7 @@ LBA = {
     "loss.consistency": (1.0, {"lba-baseline": 0.0}, "release"),
     "loss.dense": (0.5, {"lba-baseline": 0.0}, "release"),
     "loss.dense_margin": (0.3, {}, "release"),
-    "loss.cross_batch": (False, {}, "row 33"),
+    "loss.cross_batch": (False, {}, "row 51"),
     "train.epochs": (81, {}, "release"),
     "train.learning_rate": (0.1, {}, "release"),
     "train.weight_decay": (5e-4, {}, "release"),
