@@ -281,8 +281,10 @@ def test_devices_share_a_batch_and_agree_with_one(name, devices, tmp_path):
     one, many = (run(fresh(variables, system), tmp_path / str(n), devices=n, **how) for n in (1, devices))
     assert len(jax.tree.leaves(many.params)[0].sharding.device_set) == devices
     assert all(x.is_fully_replicated for x in jax.tree.leaves(many))
-    for a, b in zip(jax.tree.leaves(one.variables), jax.tree.leaves(many.variables), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
+    for (path, a), b in zip(jax.tree.leaves_with_path(one.variables), jax.tree.leaves(many.variables), strict=True):
+        # The gradient of a bias that batch normalisation takes out is noise, and Adam moves by its sign.
+        if "['compress']['bias']" not in (name := jax.tree_util.keystr(path)):
+            np.testing.assert_allclose(a, b, atol=1e-5, err_msg=name)
     a, b = (read_metrics(tmp_path / str(n) / "metrics.jsonl")[0] for n in (1, devices))
     # Of AGW 1.2e-6 was measured: square roots of differences of nearly equal numbers.
     np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-6 if name == "saai" else 5e-6)

@@ -103,7 +103,7 @@ class Miim(nn.Module):
             how = {"use_bias": bias, "padding": 0, "kernel_init": uniform_fan_in}
             return self.conv(out, size, size, **how, name=name)(y)
 
-        b, c, k = len(x), x.shape[-1], self.kernel
+        b, c, k = x.shape[0], x.shape[-1], self.kernel
         d = c // self.reduction
         normalised = BatchNorm(affine=False, name="bn")
         y = linear(normalised(x, train, rows) if self.norm == "input" else x, d, "compress", k)

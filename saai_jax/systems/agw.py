@@ -60,7 +60,7 @@ class Network(nn.Module):
     def head(self, x: Float[Array, "b h w c"], train: bool) -> Output:
         """What follows the backbone's map."""
         feature = heads.gem(x) if self.pooling == "gem" else x.astype(jnp.float32).mean((1, 2))
-        embedding = self.neck(feature, jnp.zeros(len(x), jnp.int32), train=train)
+        embedding = self.neck(feature, jnp.zeros(x.shape[0], jnp.int32), train=train)
         return Output(feature, embedding, self.classifier(embedding))
 
 

@@ -255,12 +255,13 @@ def test_each_modality_has_a_stem_that_sees_its_rows_alone():
     """In training too: features, statistics and gradients of the visible rows are those of a batch without others."""
     x, modality = normal(0, 6, 16, 8, 3), np.array([0, 1, 1, 0, 0, 1])
     visible = modality == 0
-    network, stem = ResNet((), 4, stem_of_modality=True), resnet.Stem(4)
-    variables = scattered(jax.eval_shape(lambda: network.init(jax.random.key(0), x, False, modality)), 1)
+    network, stem = ResNet((1,), 4, stem_of_modality=True), resnet.Stem(4)
+    lower = {"method": "lower"}  # what is before the only stage
+    variables = scattered(jax.eval_shape(lambda: network.init(jax.random.key(0), x, False, modality, **lower)), 1)
     assert variables["params"].keys() == {"visible_stem", "infrared_stem"}
 
     def features(variables, x):
-        return network.apply(variables, x, True, modality, mutable="batch_stats")
+        return network.apply(variables, x, True, modality, mutable="batch_stats", **lower)
 
     (y, after), own = features(variables, x), {name: tree["visible_stem"] for name, tree in variables.items()}
     alone, stats = stem.apply(own, x[visible], True, mutable="batch_stats")
@@ -272,7 +273,7 @@ def test_each_modality_has_a_stem_that_sees_its_rows_alone():
     np.testing.assert_array_equal(to_x[~visible], 0)
     assert np.abs(to_x[visible]).max() > 1e-3
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(to_variables["params"]["infrared_stem"]))
-    tested = network.apply(variables, x, False, modality)
+    tested = network.apply(variables, x, False, modality, **lower)
     for m, name in enumerate(("visible_stem", "infrared_stem")):
         own = {kind: tree[name] for kind, tree in variables.items()}
         np.testing.assert_allclose(
