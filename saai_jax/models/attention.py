@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -109,8 +109,7 @@ class Miim(nn.Module):
         y = linear(normalised(x, train, rows) if self.norm == "input" else x, d, "compress", k)
         y = normalised(y, train, rows) if self.norm == "compressed" else y
         grid, side = y.shape[1:3], self.region if self.keys == "pooled" else 1
-        window, end = (side, side), cast(Any, [(0, -n % side) for n in grid])  # the last windows may be smaller
-        pooled = nn.avg_pool(y, window, window, end, count_include_pad=False) if side > 1 else y
+        pooled = _window_sums(y, side) / _window_sums(jnp.ones((1, *grid, 1), y.dtype), side) if side > 1 else y
         norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name="norm")
         query = linear(norm(y), d, "query", bias=False)
         key, value = jnp.split(linear(norm(pooled), 2 * d, "key_value", bias=False).reshape(b, -1, 2 * d), 2, -1)
@@ -121,6 +120,13 @@ class Miim(nn.Module):
         looked = (weight.mean((1, 2)) * weight.shape[-1]).reshape(b, *pooled.shape[1:3])
         # The ReLU of the listing; without the sigmoid a map would have negative values.
         return nn.relu(x + z if self.fusion == "add" else x * z), _upsampled(looked, side)[:, : grid[0], : grid[1]]
+
+
+def _window_sums(x: Float[Array, "b h w c"], side: int) -> Float[Array, "b h2 w2 c"]:
+    """The sum of every window of side x side; the last ones may be smaller. Unlike nn.avg_pool it can be exported."""
+    b, h, w, c = x.shape
+    x = jnp.pad(x, ((0, 0), (0, -h % side), (0, -w % side), (0, 0)))
+    return x.reshape(b, -(-h // side), side, -(-w // side), side, c).sum((2, 4))
 
 
 def _upsampled(x: Float[Array, "b h w *c"], times: int) -> Float[Array, "b h2 w2 *c"]:

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
@@ -64,6 +65,14 @@ def own_of(module: Callable[[str], nn.Module], separate: bool, x: Array, train: 
     )
     own = lambda v, i: jnp.where((modality == 0).reshape(-1, *[1] * (v.ndim - 1)), v, i)  # noqa: E731
     return jax.tree.map(own, visible, infrared)
+
+
+def _nearest(x: Float[Array, "b h w"], height: int, width: int) -> Float[Array, "b height width"]:
+    """Resized to the nearest position; jax.image.resize takes no batch whose size is a symbol."""
+    rows, columns = (
+        ((np.arange(n) + 0.5) * of / n).astype(int) for n, of in zip((height, width), x.shape[1:], strict=True)
+    )
+    return x[:, rows][:, :, columns]
 
 
 class Network(nn.Module):
@@ -118,7 +127,7 @@ class Network(nn.Module):
         feature = jnp.concatenate([part.feature for part in ranked], 1)
         embedding = jnp.concatenate([part.embedding for part in ranked], 1)
         b, h, w, _ = maps[-1].shape
-        shown = [jax.image.resize(seen, (b, h, w), "nearest") for seen in looked]
+        shown = [_nearest(seen, h, w) for seen in looked]
         return Output(levels, feature, embedding, jnp.stack(shown, 1) if shown else jnp.zeros((b, 0, h, w)), maps[-1])
 
 
