@@ -46,7 +46,7 @@ def fields(dataset: str) -> ml_collections.ConfigDict:
 
     c.model = m = ml_collections.ConfigDict()
     m.dtype = "float32"  # or bfloat16, for convolutions; statistics and losses stay float32
-    m.precision = "default"  # high or highest: more exact float32 in training, slower (docs/accelerators.md)
+    m.precision = "default"  # high or highest: more exact float32 in training, slower (docs/usage.md)
     m.remat = False  # less memory: each block is computed again for its gradient
     m.identities = 0  # classes of the classifiers; counted from the training set and kept with the run
     m.weights = ""  # .pth: torchvision's ResNet-50 to start from, or the original's checkpoint to evaluate

@@ -28,7 +28,7 @@ class Batch(TypedDict):
 Features = Callable[[Tree, Float[Array, "b h w 3"], Int[Array, "b"]], Float[Array, "b d"]]
 
 
-PRECISIONS = ("default", "high", "highest")  # of products and convolutions in float32: docs/accelerators.md
+PRECISIONS = ("default", "high", "highest")  # of products and convolutions in float32: docs/usage.md
 
 
 class System(NamedTuple):
