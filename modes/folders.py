@@ -72,16 +72,17 @@ def embed(
     images = readable(config, pictures, modality, identities=identities, skip_unreadable=skip_unreadable)
     found = embed_pictures(config, *trained(config, workdir), images)
     file = os.path.join(workdir, f"pictures-{os.path.basename(os.path.abspath(pictures))}.npz")
-    number = jax.process_count()
-    parts = [f"{file.removesuffix('.npz')}.part-{i + 1}-of-{number}.npz" for i in range(number)]
-    save(parts[jax.process_index()], found)
-    parallel.barrier("every part is written")
-    if parallel.primary():
+    if (number := jax.process_count()) > 1:
+        parts = [f"{file.removesuffix('.npz')}.part-{i + 1}-of-{number}.npz" for i in range(number)]
+        save(parts[jax.process_index()], found)
+        parallel.barrier("every part is written")
+        if not parallel.primary():
+            return
         found = Features(*map(np.concatenate, zip(*map(load, parts), strict=True)))
-        save(file, found)
         for part in parts:
             os.remove(part)
-        logging.info("wrote %d features of length %d to %s", *found.embedding.shape, file)
+    save(file, found)
+    logging.info("wrote %d features of length %d to %s", *found.embedding.shape, file)
 
 
 def search(
