@@ -14,6 +14,7 @@ from absl import logging
 from jaxtyping import Array, Int, UInt8
 from ml_collections import ConfigDict
 
+from input_pipeline import market
 from input_pipeline import pictures as own_pictures
 from input_pipeline.images import gather_errors
 from input_pipeline.index import DataError
@@ -26,7 +27,6 @@ from saai_jax.report import pictures
 from saai_jax.report.correspondence import Aligned, Matches, centres, strongest
 from saai_jax.systems.system import Tree
 
-VISIBLE_ALONE = ("market1501", "dukemtmc")  # data sets without infrared pictures
 MOST = 100  # pairs: pictures of more could not be written
 
 
@@ -78,7 +78,7 @@ def correspond(
     if system.dense is None:
         raise ValueError(f"system {config.system!r} has no feature map to match, expected one with System.dense")
     kinds = [modality, "infrared" if modality == "visible" else "visible"]
-    kinds = ["visible"] * 2 if config.dataset in VISIBLE_ALONE else kinds
+    kinds = ["visible"] * 2 if config.dataset in market.DATASETS else kinds
     codes = np.array([own_pictures.MODALITIES[kind] for kind in kinds], np.int32)
     found = [aligned(system.dense, variables, image, codes) for image in images]
     matches = []
