@@ -95,7 +95,8 @@ def initial_state(config: ConfigDict, system: System) -> train.TrainState:
         marked = [name for name, mark in MARKS.items() if mark in tensors]
         if marked and config.system not in marked:
             of = " or ".join(marked)
-            raise WeightsError(f"{path}: these tensors are of {of}; use the word {of}, --config=FILE:WORD")
+            word = " or FILE:".join(marked)
+            raise WeightsError(f"{path}: these tensors are of {of}; use the word {of}, --config=FILE:{word}")
         try:
             variables = names.from_torch(tensors, system, state.variables)
         except WeightsError as error:
