@@ -38,7 +38,7 @@ from saai_jax import parallel, train
 from saai_jax.affinity import graph, tiles
 from saai_jax.affinity.aim import dense
 from saai_jax.affinity.mesh import gallery_mesh
-from saai_jax.augment import normalise
+from saai_jax.ranking.evaluate import of_pixels
 
 H100 = """
 gpu_device_info {
@@ -119,8 +119,7 @@ def embed(word: str, devices: list, dtype: str, remat: bool, tiny: bool = False)
     n = 8 if tiny else config.eval.batch
     image = jax.ShapeDtypeStruct((n, *batch["image"].shape[1:]), jnp.uint8, sharding=batch["image"].sharding)
     modality = jax.ShapeDtypeStruct((n,), jnp.int32, sharding=batch["image"].sharding)
-    run = jax.jit(lambda variables, image, modality: system.embed(variables, normalise(image), modality))
-    return run, (state.variables, image, modality), {}
+    return of_pixels, (system.embed, state.variables, image, modality), {}
 
 
 def aim(devices: list, tiny: bool = False) -> Program:
@@ -153,7 +152,8 @@ def gallery(kernel: str, devices: list, tiny: bool = False) -> Program:
 def plan(chip: str, program: Program) -> dict[str, Any]:
     """What the compiler plans for each chip: GB, Tflop, GB moved, and milliseconds at least and by its own estimate.
 
-    TPUs' compiler estimates cycles, the GPU's nothing, and it counts no operations.
+    The compiler of TPUs estimates cycles; the GPU's estimates nothing and counts no operations. XLA counts as moved all
+    that operations read and write, also of what stays in fast memory.
     """
     c, (function, given, static) = CHIPS[chip], program
     lowered = function.trace(*given, **static).lower(lowering_platforms=(c.platform,))
