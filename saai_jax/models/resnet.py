@@ -126,10 +126,8 @@ class ResNet(nn.Module):
         for name in ("visible_stem", "infrared_stem") if self.stem_of_modality else ("stem",):
             setattr(self, name, Stem(self.width, self.stem_pool, self.conv))
         attention = nn.remat(ModalityAttention) if self.remat else ModalityAttention
-        after = self.non_local or [0] * len(self.stages)
-        for i, depth in enumerate(self.stages, 1):
-            how = self.width * 2 ** (i - 1), 2 if i in (2, 3) else 1, self.bottleneck, self.conv, self.remat
-            setattr(self, f"layer{i}", Stage(depth, *how, after[i - 1]))
+        for i in range(1, len(self.stages) + 1):
+            setattr(self, f"layer{i}", stage(self, i))
             if i in self.mam:
                 setattr(self, f"mam{i}", attention(self.conv))
 
@@ -143,11 +141,7 @@ class ResNet(nn.Module):
     ) -> Float[Array, "b h2 w2 c"]:
         """The map before the last stage: of the stems and the other stages."""
         if self.stem_of_modality:
-            # Each sees all rows and counts its own: any mix of modalities is one program.
-            visible, infrared = (
-                stem(image, train, modality == m) for m, stem in enumerate((self.visible_stem, self.infrared_stem))
-            )
-            x = jnp.where((modality == 0)[:, None, None, None], visible, infrared)
+            x = of_modality((self.visible_stem, self.infrared_stem), image, train, modality)
         else:
             x = self.stem(image, train)
         for i in range(1, len(self.stages)):
@@ -161,6 +155,31 @@ class ResNet(nn.Module):
     def _staged(self, x: Float[Array, "b h w c"], i: int, train: bool) -> Float[Array, "b h2 w2 d"]:
         x = getattr(self, f"layer{i}")(x, train)
         return getattr(self, f"mam{i}")(x) if i in self.mam else x
+
+
+def stage(net: ResNet, i: int, name: str | None = None) -> Stage:
+    """Stage i, counted from 1, as a ResNet's fields have it; of the module that calls this."""
+    how = net.width * 2 ** (i - 1), 2 if i in (2, 3) else 1, net.bottleneck, net.conv, net.remat
+    return Stage(net.stages[i - 1], *how, net.non_local[i - 1] if net.non_local else 0, name=name)
+
+
+def of_modality(modules: Sequence[Callable[..., Any]], x: Array, train: bool, modality: Int[Array, b] | None) -> Any:
+    """Of each row what its modality's module gives, of two: the visible one comes first.
+
+    Each sees all rows and counts its own: any mix of modalities is one program.
+    """
+    visible, infrared = (module(x, train, modality == m) for m, module in enumerate(modules))
+    own = lambda v, i: jnp.where((modality == 0).reshape(-1, *[1] * (v.ndim - 1)), v, i)  # noqa: E731
+    return jax.tree.map(own, visible, infrared)
+
+
+def map_of(model: nn.Module) -> Callable[..., Float[Array, "b h w c"]]:
+    """variables, images, modality -> the last map of a network's `backbone`, in evaluation."""
+
+    def run(variables: dict[str, Any], image: Float[Array, "b h w 3"], modality: Int[Array, b]) -> Any:
+        return model.apply(variables, image, False, modality, method=lambda of, *given: of.backbone(*given))
+
+    return run
 
 
 def map_size(

@@ -17,7 +17,7 @@ from saai_jax.losses import triplet as triplets
 from saai_jax.losses.common import Variant, check_variant
 from saai_jax.losses.identity import shared_identity
 from saai_jax.models import heads, resnet
-from saai_jax.systems.system import Batch, System, Tree
+from saai_jax.systems.system import Batch, System, Tree, weighted
 from saai_jax.weights.names import Names, resnet_names
 
 Pooling = Literal["gem", "mean"]
@@ -218,7 +218,7 @@ def system_of(
         terms = {"identity": shared_identity(output.logits, person)}
         if triplet:
             terms["triplet"] = triplet(output.feature, person)
-        return functools.reduce(jnp.add, terms.values()), (terms, dict(updated))
+        return weighted(terms, {}), (terms, dict(updated))
 
     def unit(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
         return x / jnp.linalg.norm(x, axis=1, keepdims=True)
@@ -234,8 +234,4 @@ def system_of(
     def pooled(variables: Tree, image: Array, modality: Array) -> Array:
         return output_of(variables, image, modality).feature
 
-    def dense(variables: Tree, image: Array, modality: Array) -> Array:
-        given = image, False, modality
-        return cast(Array, model.apply(variables, *given, method=lambda of, *given: of.backbone(*given)))
-
-    return System(init, augmented, loss, optimiser, embed, names, pooled=pooled, dense=dense)
+    return System(init, augmented, loss, optimiser, embed, names, pooled=pooled, dense=resnet.map_of(model))

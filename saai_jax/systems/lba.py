@@ -16,7 +16,7 @@ from saai_jax.losses.identity import shared_identity
 from saai_jax.losses.triplet import attended, batch_hard, dense
 from saai_jax.models import cmalign, heads, resnet
 from saai_jax.systems import agw
-from saai_jax.systems.system import Batch, System, Tree
+from saai_jax.systems.system import Batch, System, Tree, weighted
 
 Pairs = tuple[Int[Array, "b"], Int[Array, "b"]]  # of each row of a batch, its positive's row and its negative's
 
@@ -47,7 +47,7 @@ class PCB(agw.Network):
 
     def head(self, x: Float[Array, "b h w c"], train: bool) -> agw.Output:
         pooled, reduced, logits = self.stripes(x, train)
-        return agw.Output(pooled.reshape(len(x), -1), reduced, logits)
+        return agw.Output(pooled.reshape(x.shape[0], -1), reduced, logits)
 
 
 def check_batch(identity: np.ndarray) -> None:
@@ -105,7 +105,7 @@ def _partners(key: Array, own: Int[Array, n], other: Int[Array, n]) -> Pairs:
 
 
 def align(x: Float[Array, "b h w c"], positive: Int[Array, b], negative: Int[Array, b], margin: float) -> Aligned:
-    """CMAlign of a batch's map with the rows given , in float32."""
+    """CMAlign of a batch's map with these rows, in float32."""
     x = x.astype(jnp.float32)
     shown = cmalign.mask(x)
 
@@ -202,6 +202,8 @@ def build(
         feature = cast(Any, baseline.pooled)(variables, image, modality).reshape(b, parts, -1)
         return (feature / jnp.maximum(jnp.linalg.norm(feature, axis=2, keepdims=True), 1e-12)).reshape(b, -1)
 
+    own = ("consistency", consistency), ("dense", dense)
+
     def loss(
         params: Tree, collections: Tree, batch: Batch, key: Array, epoch: Array
     ) -> tuple[Array, tuple[dict[str, Array], Tree]]:
@@ -210,9 +212,8 @@ def build(
         drawn = pairs(k_lower, batch["identity"]), pairs(k_upper, batch["identity"])
         found, updated = passes(model, {"params": params, **collections}, batch, drawn, dense_margin)
         terms = terms_of(found, batch["identity"], margin=margin, cross_batch=cross_batch, triplet=triplet)
-        weight = {"consistency": consistency, "dense": dense}
-        total = functools.reduce(jnp.add, [weight.get(n.split("_")[0], 1.0) * term for n, term in terms.items()])
-        return total, (terms, updated)
+        weights = {f"{name}_{at}": w for name, w in own for at in ("lower", "upper")}
+        return weighted(terms, weights), (terms, updated)
 
     if not (consistency or dense):
         return baseline._replace(embed=embed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -17,7 +16,7 @@ from saai_jax.losses.diversity import mask_separation
 from saai_jax.models import heads, resnet
 from saai_jax.models.initialisers import uniform_fan_in
 from saai_jax.systems.means import mean_classifiers, mean_rate, own_and_other
-from saai_jax.systems.system import Batch, System, Tree
+from saai_jax.systems.system import Batch, System, Tree, weighted
 from saai_jax.weights.names import Names, resnet_names
 
 
@@ -123,14 +122,10 @@ def build(
             "mutual": identity.mutual_divergence(own, other_mean),
         }
         weight = {"separation": separation, "centre": centre, "mutual": mutual}
-        total = functools.reduce(jnp.add, [weight.get(name, 1.0) * term for name, term in terms.items()])
-        return total, (terms, {"batch_stats": updated["batch_stats"], "mean_classifiers": means})
+        return weighted(terms, weight), (terms, {"batch_stats": updated["batch_stats"], "mean_classifiers": means})
 
     def output_of(variables: Tree, image: Array) -> Output:
         return cast(Output, model.apply(variables, image, train=False))
-
-    def dense(variables: Tree, image: Array, modality: Array) -> Array:
-        return cast(Array, model.apply(variables, image, False, method=lambda of, *given: of.backbone(*given)))
 
     return System(
         init,
@@ -141,5 +136,5 @@ def build(
         names=NAMES,
         maps=lambda variables, image, modality: output_of(variables, image).mask.reshape(-1, patterns, rows, columns),
         pooled=lambda variables, image, modality: output_of(variables, image).feature,
-        dense=dense,
+        dense=resnet.map_of(model),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Literal, NamedTuple, cast
 
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from saai_jax.losses.common import Variant, check_variant
 from saai_jax.losses.diversity import part_diversity
 from saai_jax.models import heads, resnet
 from saai_jax.systems.means import mean_classifiers, mean_rate, own_and_other
-from saai_jax.systems.system import Batch, System, Tree
+from saai_jax.systems.system import Batch, System, Tree, weighted
 from saai_jax.weights.names import Names, resnet_names
 
 Pooling = Literal["prototypes", "stripes", "global"]
@@ -156,8 +155,7 @@ def build(
             "diversity": part_diversity(output.similarity, variant=diversity_variant),
         }
         weight = {"separation": separation, "diversity": diversity}
-        total = functools.reduce(jnp.add, [weight.get(name, 1.0) * term for name, term in terms.items()])
-        return total, (terms, {"batch_stats": updated["batch_stats"], "mean_classifiers": means})
+        return weighted(terms, weight), (terms, {"batch_stats": updated["batch_stats"], "mean_classifiers": means})
 
     def output_of(variables: Tree, image: Array, modality: Array) -> Output:
         return cast(Output, model.apply(variables, image, modality, train=False))
@@ -165,9 +163,6 @@ def build(
     def maps(variables: Tree, image: Array, modality: Array) -> Array:
         """How much each position belongs to each part, in [0, 1] (Eq. 1)."""
         return nn.sigmoid(output_of(variables, image, modality).similarity).reshape(-1, parts, rows, columns)
-
-    def dense(variables: Tree, image: Array, modality: Array) -> Array:
-        return cast(Array, model.apply(variables, image, False, method=lambda of, *given: of.backbone(*given)))
 
     return System(
         init,
@@ -178,5 +173,5 @@ def build(
         names=names_of(neck),
         maps=maps if pooling == "prototypes" else None,
         pooled=lambda variables, image, modality: output_of(variables, image, modality).feature,
-        dense=dense,
+        dense=resnet.map_of(model),
     )

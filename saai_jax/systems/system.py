@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict
 
@@ -49,6 +50,11 @@ class System(NamedTuple):
     dense: Callable[[Tree, Array, Array], Float[Array, "b h w c"]] | None = None  # the map that is pooled, for people
     note: str = ""  # what a person should know before training it; logged once
     check_batch: Callable[[np.ndarray], None] | None = None  # identities i32[b]: ValueError if it cannot learn of them
+
+
+def weighted(terms: dict[str, Array], weights: dict[str, float]) -> Array:
+    """The sum of a loss's terms, each times its weight; those without one count whole."""
+    return functools.reduce(operator.add, [weights.get(name, 1.0) * term for name, term in terms.items()])
 
 
 def at_precision(system: System, training: str, evaluation: str) -> System:

@@ -23,7 +23,7 @@ from saai_jax.losses.identity import shared_identity
 from saai_jax.losses.triplet import batch_hard
 from saai_jax.models import heads, resnet
 from saai_jax.models.attention import Fusion, Keys, Miim, Norm
-from saai_jax.systems.system import Batch, System, Tree
+from saai_jax.systems.system import Batch, System, Tree, weighted
 from saai_jax.weights.names import Names, resnet_names
 
 Feature = Literal["global", "main", "all"]
@@ -54,17 +54,10 @@ class Output(NamedTuple):
 
 
 def own_of(module: Callable[[str], nn.Module], separate: bool, x: Array, train: bool, modality: Int[Array, b]) -> Any:
-    """What module("") gives; if separate, what each row's modality's gives, of a module for each.
-
-    Each sees all rows and counts its own: any mix of modalities is one program.
-    """
+    """What module("") gives; if separate, `resnet.of_modality` of a module for each."""
     if not separate:
         return cast(Any, module(""))(x, train)
-    visible, infrared = (
-        cast(Any, module(f"{name}_"))(x, train, modality == m) for m, name in enumerate(("visible", "infrared"))
-    )
-    own = lambda v, i: jnp.where((modality == 0).reshape(-1, *[1] * (v.ndim - 1)), v, i)  # noqa: E731
-    return jax.tree.map(own, visible, infrared)
+    return resnet.of_modality([cast(Any, module(f"{m}_")) for m in ("visible", "infrared")], x, train, modality)
 
 
 def _nearest(x: Float[Array, "b h w"], height: int, width: int) -> Float[Array, "b height width"]:
@@ -96,9 +89,8 @@ class Network(nn.Module):
         net, maps, looked = self.backbone, [], []
         stem = lambda m: resnet.Stem(net.width, net.stem_pool, net.conv, self.stem_ceil, name=f"{m}stem")  # noqa: E731
         x = own_of(stem, net.stem_of_modality, image, train, modality)
-        for i, (depth, miim) in enumerate(zip(net.stages, self.miim, strict=True), 1):
-            how = net.width * 2 ** (i - 1), 2 if i in (2, 3) else 1, net.bottleneck, net.conv, net.remat
-            x = resnet.Stage(depth, *how, name=f"layer{i}")(x, train)
+        for i, miim in enumerate(self.miim, 1):
+            x = resnet.stage(net, i, name=f"layer{i}")(x, train)
             if miim is not None:
                 named = lambda m, i=i, miim=miim: miim(name=f"{m}miim{i}")  # noqa: E731
                 x, seen = own_of(named, i in self.separate, x, train, modality)
@@ -267,18 +259,18 @@ def build(
         )
         how: dict[str, Any] = {"hardest": hardest, "temperature": temperature}
         how |= {"against": against, "reduction": reduction}
-        terms, total = {}, jnp.zeros(())
+        terms, weights = {}, {}
         for level, parts in output.levels.items():
             prefix, weight = ("", 1.0) if level == "main" else (f"{level}_", lambda1)
             mean = lambda of, parts=parts: functools.reduce(jnp.add, map(of, parts)) / len(parts)  # noqa: E731
-            found = {"identity": (weight, mean(lambda part: shared_identity(part.logits, person)))}
+            found = {"identity": mean(lambda part: shared_identity(part.logits, person))}
             if level in triplet_levels:
-                found["triplet"] = weight, batch_hard(parts[0].feature, person, margin=margin)
+                found["triplet"] = batch_hard(parts[0].feature, person, margin=margin)
             if level in contrastive_levels:
-                found["contrastive"] = lambda2, mean(lambda part: hardest_positives(part.z, person, modality, **how))
-            terms |= {prefix + name: term for name, (_, term) in found.items()}
-            total = functools.reduce(jnp.add, [weight * term for weight, term in found.values()], total)
-        return total, (terms, dict(updated))
+                found["contrastive"] = mean(lambda part: hardest_positives(part.z, person, modality, **how))
+            terms |= {prefix + name: term for name, term in found.items()}
+            weights |= {prefix + name: lambda2 if name == "contrastive" else weight for name in found}
+        return weighted(terms, weights), (terms, dict(updated))
 
     def output_of(variables: Tree, image: Array, modality: Array) -> Output:
         return cast(Output, model.apply(variables, image, modality, train=False))

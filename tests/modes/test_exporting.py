@@ -15,7 +15,7 @@ from saai_jax.affinity import aim
 from saai_jax.affinity.cosine import unit
 from saai_jax.ranking.evaluate import of_pixels
 
-WORDS = ("saai", "agw", "agw-base", "caj", "mpanet", "lba", "wrimnet", "sim-baseline")
+WORDS = ("saai", "agw", "agw-base", "caj", "mpanet", "lba", "pcb", "wrimnet", "sim-baseline")
 # What a program does with a file, that has jax or onnxruntime and nothing of ours.
 READ = """
 import os, sys
