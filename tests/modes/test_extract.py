@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from configs import regdb
+from input_pipeline.index import DataError
 from modes import folders
 from modes.ranking import extract
 from saai_jax import features
@@ -113,6 +114,36 @@ def test_ones_own_pictures_are_resized_as_configured(tmp_path, monkeypatch):
     c.data.resample = "nearest"
     with pytest.raises(ValueError, match="data.resample is 'nearest'"):
         folders.embed_pictures(c, None, None, folders.readable(c, str(tmp_path), "visible"))
+
+
+def test_processes_embed_a_part_each_and_the_first_joins_them(tmp_path, monkeypatch):
+    """In turn here, the first one last: what it waits for is there."""
+    pictures, c = tmp_path / "p", regdb.get_config()
+    pictures.mkdir()
+    for name in "abcde":
+        (pictures / f"{name}.bmp").write_bytes(picture(name))
+    monkeypatch.setattr(folders, "trained", lambda *_: (None, None))
+
+    def pixels(config, system, variables, batches, *_):
+        return np.concatenate([batch["image"].reshape(len(batch["image"]), -1) for batch in batches]).astype(np.float32)
+
+    monkeypatch.setattr(folders, "embed_batches", pixels)
+    folders.embed(c, str(tmp_path / "one"), pictures=str(pictures), modality="visible")
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    monkeypatch.setattr(folders.parallel, "barrier", lambda name: None)
+    for process in (1, 0):
+        monkeypatch.setattr("jax.process_index", lambda process=process: process)
+        folders.embed(c, str(tmp_path / "two"), pictures=str(pictures), modality="visible")
+        if process:
+            assert [file.name for file in (tmp_path / "two").iterdir()] == ["pictures-p.part-2-of-2.npz"]
+    one, two = (features.load(tmp_path / name / "pictures-p.npz") for name in ("one", "two"))
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len(two.path) == 5
+    assert [file.name for file in (tmp_path / "two").iterdir()] == ["pictures-p.npz"]  # no part is left
+    monkeypatch.setattr("jax.process_count", lambda: 6)
+    with pytest.raises(DataError, match="5 pictures leave none for a process, expected fewer processes"):
+        folders.embed(c, str(tmp_path / "six"), pictures=str(pictures), modality="visible")
 
 
 def test_extracted_features_are_those_of_the_loops(tmp_path):
